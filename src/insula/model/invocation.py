@@ -1,0 +1,64 @@
+"""One invocation, and its outcome."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+
+from insula.model.function import FunctionVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A request to run a function version once.
+
+    Attributes:
+        request_id: AWS request id, a UUID.
+        payload: the event, JSON as bytes.
+        tenant: tenant id, for functions in tenant isolation mode.
+        invoked_arn: the ARN that the caller used, qualifier included.
+        client_context: JSON text (already decoded from base64), or None.
+        trace_id: value of ``X-Amzn-Trace-Id``.
+        tail: whether the caller wants the last 4 KB of the log.
+    """
+
+    request_id: str
+    function: FunctionVersion
+    payload: bytes
+    invoked_arn: str
+    tenant: str | None = None
+    client_context: str | None = None
+    trace_id: str = ""
+    tail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationResult:
+    """What a synchronous caller gets.
+
+    Attributes:
+        payload: the handler's answer, or the error document.
+        error: ``Unhandled`` or ``Handled`` if the function failed, else None.
+        executed_version: ``$LATEST`` or the number of the version that ran.
+        log_tail: the last 4 KB of the log, if asked for.
+    """
+
+    payload: bytes
+    error: str | None
+    executed_version: str
+    log_tail: bytes | None = None
+
+
+def new_request_id() -> str:
+    """A fresh request id."""
+    return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+
+def new_trace_id() -> str:
+    """A fresh X-Ray trace header, unsampled.
+
+    Source: https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
+    """
+    return f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)};Parent={secrets.token_hex(8)};Sampled=0"

@@ -1,0 +1,133 @@
+"""What every isolation driver offers. An environment's sandbox is made, watched and killed through this.
+
+Drivers: ``namespaces`` (the default) and ``none`` (no isolation, refused for tenant-isolated functions).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class SandboxError(Exception):
+    """A sandbox could not be made, or is not what was asked for; the message says why.
+
+    It never ran user code.
+    """
+
+
+class RuntimeMissingError(SandboxError):
+    """This host lacks the runtime; the message says what to install."""
+
+
+class IsolationError(SandboxError):
+    """The sandbox's isolation was checked and found wanting. A security event."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a sandbox is to hold.
+
+    Attributes:
+        id: 32 hexadecimal digits, safe in paths; never derived from a tenant id.
+        runtime: ``python3.11`` and so on.
+        code: unpacked code, mounted read-only at /var/task.
+        layers: unpacked layers, lowest first, merged read-only at /opt.
+        environment: all environment variables of the runtime process.
+        memory: MB of memory that the environment may use, /tmp not counted.
+        ephemeral_storage: MB of /tmp.
+    """
+
+    id: str
+    runtime: str
+    code: Path
+    layers: tuple[Path, ...]
+    environment: Mapping[str, str]
+    memory: int
+    ephemeral_storage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a sandbox ended.
+
+    Attributes:
+        status: exit status of the runtime process, or None if a signal ended it.
+        signal: number of that signal, or None.
+        out_of_memory: whether the memory limit ended it.
+    """
+
+    status: int | None
+    signal: int | None
+    out_of_memory: bool = False
+
+
+class Sandbox(Protocol):
+    """A running sandbox.
+
+    Attributes:
+        spec: what it was made for.
+        listener: listening socket, 127.0.0.1:9001 as seen from inside; the Runtime API is served on it.
+        log: readable descriptor of the runtime's standard output and error. Non-blocking.
+        isolation: name of the wall that it runs behind, e.g. ``namespaces``.
+    """
+
+    spec: SandboxSpec
+    listener: socket.socket
+    log: int
+    isolation: str
+
+    async def wait(self) -> Exit:
+        """Wait until nothing of the sandbox is left: processes, cgroups, mounts."""
+        ...
+
+    def kill(self) -> None:
+        """End the sandbox now. Idempotent; ``wait`` tells when it is gone."""
+        ...
+
+    def begin_invocations(self) -> None:
+        """Apply the CPU share: init runs at full speed, as on AWS, what follows in proportion to memory."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Most memory that was used at once so far, in bytes."""
+        ...
+
+
+class Driver(Protocol):
+    """Makes sandboxes.
+
+    Attributes:
+        name: as given to ``insula serve --isolation``.
+        isolates: whether tenants may share the host behind it.
+    """
+
+    name: str
+    isolates: bool
+
+    async def start(self) -> None:
+        """Prepare the host and remove what an earlier, killed server left behind.
+
+        Raises:
+            SandboxError: this host cannot do it; the message says what is missing.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End every sandbox and remove all traces."""
+        ...
+
+    def check_runtime(self, runtime: str) -> None:
+        """Raises RuntimeMissingError if this host lacks the runtime."""
+        ...
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """Make a sandbox and start the runtime in it, its isolation verified before any user code runs.
+
+        Raises:
+            SandboxError: it could not be made. Nothing is left behind.
+        """
+        ...
