@@ -1,0 +1,292 @@
+"""The default isolation driver: Linux namespaces, cgroups and seccomp around a fork of a ready runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+
+from insula.model.limits import FILE_DESCRIPTORS, MEMORY_PER_VCPU_MB, PROCESSES
+from insula.sandbox.driver import (
+    Exit,
+    IsolationError,
+    RuntimeMissingError,
+    Sandbox,
+    SandboxError,
+    SandboxSpec,
+)
+from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
+from insula.sandbox.namespaces.seccomp import compile_filter
+from insula.sandbox.namespaces.spawner import Prepared, Spawner, SpawnerConfig
+from insula.sandbox.namespaces.verify import read_namespaces, verify
+from insula.sandbox.runtimes import Runtime, missing
+
+# A range that systemd's documentation lists as unused: https://systemd.io/UIDS-GIDS/
+_FIRST_UID = 1_879_048_192
+_UIDS = 1 << 27
+_START_SECONDS = 20.0
+_STANDBY = 2  # prepared children a runtime keeps in store
+
+
+class NamespaceSandbox:
+    """A sandbox made by the spawner; see the Sandbox protocol."""
+
+    isolation = "namespaces"
+
+    def __init__(self, spec: SandboxSpec, prepared: Prepared, log: int) -> None:
+        self.spec = spec
+        self.listener = prepared.listener
+        self.log = log
+        self._prepared = prepared
+
+    @property
+    def pid(self) -> int:
+        """Process id of the runtime as seen on the host."""
+        return self._prepared.pid
+
+    async def wait(self) -> Exit:
+        """See the protocol."""
+        return await asyncio.shield(self._prepared.exit)
+
+    def kill(self) -> None:
+        """See the protocol."""
+        self._prepared.spawner.kill(self._prepared.name)
+
+    def begin_invocations(self) -> None:
+        """See the protocol."""
+        self._prepared.spawner.share(self._prepared.name, self.spec.memory / MEMORY_PER_VCPU_MB)
+
+    def peak_memory(self) -> int:
+        """See the protocol."""
+        try:
+            return int(os.pread(self._prepared.peak, 32, 0))
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.EBADF):
+                raise
+            return 0  # the environment is gone, and its group with it
+
+
+class NamespacesDriver:
+    """Makes sandboxes from Linux namespaces; see the Driver protocol.
+
+    Args:
+        runtimes: the runtimes of this host.
+        state: folder of this server; its path names the cgroup folder.
+        code: folder under which all unpacked code lies.
+        layers: folder under which all unpacked layers lie.
+        standby: prepared children that each runtime keeps in store.
+    """
+
+    name = "namespaces"
+    isolates = True
+
+    def __init__(
+        self,
+        runtimes: Mapping[str, Runtime],
+        *,
+        state: Path,
+        code: Path,
+        layers: Path,
+        standby: int = _STANDBY,
+    ) -> None:
+        self._runtimes = runtimes
+        self._state = state
+        self._code = code
+        self._layers = layers
+        self._standby = standby
+        self._group = "insula-" + hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:12]
+        # Random, so that two servers on one host do not hand out the same users.
+        self._next_uid = secrets.randbelow(_UIDS)
+        self._folders: list[Path] = []
+        self._descriptors: list[int] = []
+        self._config: SpawnerConfig | None = None
+        self._spawners: dict[str, Spawner] = {}
+        self._starting: dict[str, asyncio.Task[Spawner]] = {}
+        self._stock: dict[str, deque[Prepared]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._namespaces: dict[str, frozenset[str]] = {}
+        self._closing = False
+
+    async def start(self) -> None:
+        """See the protocol."""
+        if os.geteuid() != 0:
+            raise SandboxError(
+                "The namespaces driver needs root: it sets up cgroups, mounts and a user per environment. "
+                "Run insula serve with sudo. Without root, `--isolation none` runs functions without a wall, "
+                "and no tenant-isolated ones."
+            )
+        try:
+            seccomp = compile_filter()
+        except (OSError, ImportError, RuntimeError) as error:
+            raise SandboxError(f"libseccomp is missing (apt-get install libseccomp2): {error}") from error
+        hierarchies = find_hierarchies()
+        mountpoint = self._state / "root"
+        for folder in (mountpoint, self._code, self._layers):
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for hierarchy in hierarchies:
+            self._folders.append(await asyncio.to_thread(make_folder, hierarchy, self._group))
+        self._descriptors = [os.open(f, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for f in self._folders]
+        described = [(fd, h.version, h.controllers) for fd, h in zip(self._descriptors, hierarchies, strict=True)]
+        self._config = SpawnerConfig(self._code, self._layers, mountpoint, described, seccomp)
+        self._own = read_namespaces("self")
+
+    async def close(self) -> None:
+        """See the protocol."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        starting = await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        self._spawners.update({s.runtime.name: s for s in starting if isinstance(s, Spawner)})
+        for stock in self._stock.values():
+            while stock:
+                stock.popleft().close()
+        await asyncio.gather(*(spawner.close() for spawner in self._spawners.values()))
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        for folder in self._folders:
+            await asyncio.to_thread(remove_folder, folder)
+
+    def check_runtime(self, runtime: str) -> None:
+        """See the protocol."""
+        if runtime not in self._runtimes:
+            raise missing(runtime)
+
+    async def warm(self, runtime: str) -> None:
+        """Start the runtime's spawner ahead of its first function."""
+        await self._spawner(runtime)
+
+    async def create(self, spec: SandboxSpec) -> Sandbox:
+        """See the protocol."""
+        if self._closing:
+            raise SandboxError("The server is stopping.")
+        prepared = await self._take(spec.runtime)
+        try:
+            return await asyncio.wait_for(self._begin(spec, prepared), _START_SECONDS)
+        except BaseException:
+            prepared.spawner.kill(prepared.name)
+            prepared.close()
+            raise
+
+    async def _begin(self, spec: SandboxSpec, prepared: Prepared) -> NamespaceSandbox:
+        uid = _FIRST_UID + self._next_uid
+        self._next_uid = (self._next_uid + 1) % _UIDS
+        message = {
+            "handler": spec.environment["_HANDLER"],
+            "code": spec.code.relative_to(self._code).as_posix(),
+            "layers": [layer.relative_to(self._layers).as_posix() for layer in spec.layers],
+            "environment": dict(spec.environment),
+            "memory": spec.memory,
+            "ephemeral_storage": spec.ephemeral_storage,
+            "processes": PROCESSES,
+            "descriptors": FILE_DESCRIPTORS,
+            "uid": uid,
+        }
+        log, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(log, False)
+            socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
+            answer, pid, _ = await prepared.spawner.receive(prepared.channel)
+            if "error" in answer:
+                raise SandboxError(f"The environment could not be made: {answer['error']}")
+            self._verify(prepared, pid, uid)
+            prepared.channel.send(b"go")
+        except OSError as error:
+            os.close(log)
+            raise SandboxError(f"The environment ended while it was being made: {error}") from error
+        except BaseException:
+            os.close(log)
+            raise
+        finally:
+            os.close(writer)
+        prepared.channel.close()
+        return NamespaceSandbox(spec, prepared, log)
+
+    def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
+        if pid != prepared.pid:
+            raise IsolationError(f"process {pid} speaks for process {prepared.pid}")
+        foreign = self._own | read_namespaces(prepared.spawner.pid)
+        found = verify(
+            pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
+        ).namespaces
+        for name, others in self._namespaces.items():
+            if found & others:
+                raise IsolationError(f"process {pid} shares the namespaces {sorted(found & others)} with {name}")
+        self._namespaces[prepared.name] = found
+        prepared.exit.add_done_callback(lambda _: self._namespaces.pop(prepared.name, None))
+
+    async def _take(self, runtime: str) -> Prepared:
+        """A prepared child, from the store if there is one; the store is filled up again behind it."""
+        spawner = await self._spawner(runtime)
+        stock = self._stock.setdefault(runtime, deque())
+        while stock:
+            prepared = stock.popleft()
+            self._refill(spawner)
+            if prepared.exit.done():
+                prepared.close()
+            else:
+                return prepared
+        prepared = await spawner.prepare(_new_name())
+        self._refill(spawner)
+        return prepared
+
+    def _refill(self, spawner: Spawner) -> None:
+        if self._standby:
+            task = asyncio.create_task(self._prepare_more(spawner))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _prepare_more(self, spawner: Spawner) -> None:
+        stock = self._stock[spawner.runtime.name]
+        with contextlib.suppress(SandboxError, TimeoutError):  # who needs one next is told of the error
+            if spawner.alive and len(stock) < self._standby:
+                stock.append(await spawner.prepare(_new_name()))
+
+    async def _spawner(self, runtime: str) -> Spawner:
+        spawner = self._spawners.get(runtime)
+        if spawner is not None and spawner.alive:
+            return spawner
+        task = self._starting.get(runtime)
+        if task is None:
+            task = self._starting[runtime] = asyncio.create_task(self._start_spawner(runtime))
+            task.add_done_callback(lambda _: self._starting.pop(runtime, None))
+        return await asyncio.shield(task)
+
+    async def _start_spawner(self, runtime: str) -> Spawner:
+        self.check_runtime(runtime)
+        assert self._config is not None, "start() was not called"
+        spawner = Spawner(self._runtimes[runtime], self._config, self._on_lost)
+        await spawner.start()
+        self._spawners[runtime] = spawner
+        return spawner
+
+    def _on_lost(self, spawner: Spawner) -> None:
+        """The spawner died, and the kernel ended its children; their groups are left to us."""
+        for prepared in self._stock.pop(spawner.runtime.name, ()):
+            prepared.close()
+        task = asyncio.create_task(self._sweep(spawner))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sweep(self, spawner: Spawner) -> None:
+        await spawner.close()
+        for folder in self._folders:
+            for group in folder.iterdir():
+                if group.is_dir() and not (group / "cgroup.procs").read_text():
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+
+
+def _new_name() -> str:
+    return secrets.token_hex(16)
+
+
+__all__ = ["NamespaceSandbox", "NamespacesDriver", "RuntimeMissingError"]

@@ -1,0 +1,327 @@
+"""The host side of a spawner: starts it, sends it requests, and hears what becomes of its children."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from insula.sandbox.driver import Exit, SandboxError
+from insula.sandbox.runtimes import Runtime
+
+# Libraries that many functions import at once; loaded here once, their pages are shared by all environments.
+PRELOAD = (
+    "boto3.session",
+    "botocore.args",
+    "botocore.client",
+    "botocore.credentials",
+    "botocore.endpoint",
+    "botocore.handlers",
+    "botocore.httpsession",
+    "botocore.paginate",
+    "botocore.parsers",
+    "botocore.regions",
+    "botocore.retries.standard",
+    "botocore.session",
+    "botocore.signers",
+    "botocore.waiter",
+    "boto3.resources.factory",
+    "boto3.s3.inject",
+    "boto3.dynamodb.transform",
+    "concurrent.futures.thread",
+    "dataclasses",
+    "decimal",
+    "enum",
+    "hashlib",
+    "http.client",
+    "s3transfer.manager",
+    "typing",
+    "urllib.request",
+)
+_START_SECONDS = 30.0
+_PREPARE_SECONDS = 20.0
+_CREDENTIALS = struct.Struct("iII")
+_UNSHARE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--")
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnerConfig:
+    """What all spawners of this server are started with.
+
+    Attributes:
+        code: folder of unpacked code, under which every function's code lies.
+        layers: folder of unpacked layers.
+        mountpoint: an empty folder on which the spawners' roots are mounted, each in its own namespace.
+        hierarchies: (descriptor of this instance's folder, cgroup version, controllers) of each hierarchy.
+        seccomp: the filter for environments.
+    """
+
+    code: Path
+    layers: Path
+    mountpoint: Path
+    hierarchies: Sequence[tuple[int, int, Sequence[str]]]
+    seccomp: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A message on its way to the spawner; ``owned`` is a descriptor to close once it left."""
+
+    data: bytes
+    descriptors: Sequence[int]
+    owned: int | None
+
+
+class Prepared:
+    """A child of the spawner that has everything but a function.
+
+    Attributes:
+        pid: its process id as seen from here.
+        exit: resolves when nothing of it is left.
+        listener: the Runtime API's socket.
+        peak: descriptor of its peak memory use.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spawner: Spawner,
+        channel: socket.socket,
+        pid: int,
+        descriptors: Sequence[int],
+        exit_: asyncio.Future[Exit],
+    ) -> None:
+        self.name = name
+        self.spawner = spawner
+        self.channel = channel
+        self.pid = pid
+        self.exit = exit_
+        self.listener = socket.socket(fileno=descriptors[0])
+        self.listener.setblocking(False)
+        self.peak = descriptors[1]
+
+    def close(self) -> None:
+        """Give up this side's descriptors."""
+        self.channel.close()
+        self.listener.close()
+        if self.peak >= 0:
+            os.close(self.peak)
+            self.peak = -1
+
+
+class Spawner:
+    """One running spawner process, for one runtime."""
+
+    def __init__(self, runtime: Runtime, config: SpawnerConfig, on_lost: Callable[[Spawner], None]) -> None:
+        self.runtime = runtime
+        self._config = config
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._outbox: collections.deque[_Outgoing] = collections.deque()
+        self._exits: dict[str, asyncio.Future[Exit]] = {}
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.alive = False
+
+    async def start(self) -> None:
+        """Start the process and wait until it has loaded the runtime.
+
+        Raises:
+            SandboxError: it did not come up; its own words are on standard error.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        config = self._config
+        stage = {
+            "control": theirs.fileno(),
+            "runtime": str(self.runtime.folder),
+            "interpreter": str(self.runtime.interpreter),
+            "prefix": str(self.runtime.prefix),
+            "code": str(config.code),
+            "layers": str(config.layers),
+            "mountpoint": str(config.mountpoint),
+        }
+        # If this server is killed, the kernel kills unshare, it the stage, and the stage's end all environments.
+        command = ["setpriv", "--pdeathsig", "KILL", "--", *_UNSHARE, sys.executable, "-I", "-m"]
+        command += ["insula.sandbox.namespaces.stage", json.dumps(stage)]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            )
+        self._control = ours
+        ours.setblocking(False)
+        try:
+            layout = await asyncio.wait_for(asyncio.to_thread(self._read_layout), _START_SECONDS)
+            hierarchies = [{"version": v, "controllers": list(c)} for _, v, c in config.hierarchies]
+            message = {
+                **layout,
+                "hierarchies": hierarchies,
+                "seccomp": config.seccomp.hex(),
+                "preload": PRELOAD,
+            }
+            self._loop.add_reader(ours, self._on_control)
+            self._send(message, [descriptor for descriptor, _, _ in config.hierarchies])
+            await asyncio.wait_for(asyncio.shield(self._ready), _START_SECONDS)
+        except (TimeoutError, SandboxError) as error:
+            await self.close()
+            raise SandboxError(
+                f"The spawner of {self.runtime.name} did not start; the lines above say why. ({error})"
+            ) from error
+        self.alive = True
+
+    def _read_layout(self) -> dict[str, list[str]]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SandboxError("the stage ended")
+        layout: dict[str, list[str]] = json.loads(line)
+        return layout
+
+    @property
+    def pid(self) -> int:
+        """Process id of the spawner itself, a grandchild of the process started here."""
+        pid = self._process.pid
+        for _ in range(2):  # unshare, stage, spawner
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return pid
+
+    async def close(self) -> None:
+        """End the spawner and with it every environment of its runtime; wait until all are gone."""
+        self.alive = False
+        self._loop.remove_reader(self._control)
+        self._loop.remove_writer(self._control)
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(self._process.wait)
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._lose()
+
+    async def prepare(self, name: str) -> Prepared:
+        """Fork a child and let it do all that needs no function.
+
+        Raises:
+            SandboxError: the child failed, and is gone.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ours.setblocking(False)
+        exit_ = self._exits[name] = self._loop.create_future()
+        inner = theirs.detach()
+        self._send({"op": "prepare", "id": name}, [inner], owned=inner)
+        try:
+            answer, pid, descriptors = await asyncio.wait_for(self.receive(ours), _PREPARE_SECONDS)
+            if "error" in answer:
+                raise SandboxError(f"The environment could not be made: {answer['error']}")
+        except (TimeoutError, SandboxError, asyncio.CancelledError):
+            ours.close()
+            self.kill(name)
+            raise
+        return Prepared(name, self, ours, pid, descriptors, exit_)
+
+    async def receive(self, channel: socket.socket) -> tuple[dict[str, str], int, list[int]]:
+        """Next message of a child, with the pid that the kernel vouches for, and descriptors."""
+        while True:
+            try:
+                data, ancillary, _, _ = channel.recvmsg(65536, 1024, socket.MSG_CMSG_CLOEXEC)
+                break
+            except BlockingIOError:
+                await _readable(self._loop, channel)
+        if not data:
+            raise SandboxError("The environment ended while it was being made.")
+        pid, descriptors = 0, list[int]()
+        for level, kind, payload in ancillary:
+            if level != socket.SOL_SOCKET:
+                continue
+            if kind == socket.SCM_RIGHTS:
+                descriptors += struct.unpack(f"{len(payload) // 4}i", payload)
+            elif kind == socket.SCM_CREDENTIALS:
+                pid = _CREDENTIALS.unpack(payload)[0]
+        return json.loads(data), pid, descriptors
+
+    def kill(self, name: str) -> None:
+        """End a child."""
+        self._send({"op": "kill", "id": name})
+
+    def share(self, name: str, cpus: float) -> None:
+        """Limit a child's processor time."""
+        self._send({"op": "share", "id": name, "cpus": cpus})
+
+    def _send(self, message: Mapping[str, object], descriptors: Sequence[int] = (), owned: int | None = None) -> None:
+        self._outbox.append(_Outgoing(json.dumps(message).encode(), descriptors, owned))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            message = self._outbox[0]
+            try:
+                socket.send_fds(self._control, [message.data], list(message.descriptors))
+            except BlockingIOError:  # the spawner is busy forking
+                self._loop.add_writer(self._control, self._flush)
+                return
+            except OSError:
+                pass  # the spawner is gone, as _on_control hears
+            if message.owned is not None:
+                os.close(message.owned)
+            self._outbox.popleft()
+        self._loop.remove_writer(self._control)
+
+    def _on_control(self) -> None:
+        while True:
+            try:
+                data = self._control.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._control)
+                if self.alive:
+                    self.alive = False
+                    self._on_lost(self)
+                    self._lose()
+                elif not self._ready.done():
+                    self._ready.set_exception(SandboxError("the spawner ended"))
+                return
+            self._handle(json.loads(data))
+
+    def _handle(self, message: Mapping[str, object]) -> None:
+        if "ready" in message:
+            self._ready.set_result(None)
+            return
+        future = self._exits.pop(str(message["exited"]), None)
+        if future is not None and not future.done():
+            status, number = message["status"], message["signal"]
+            assert status is None or isinstance(status, int)
+            assert number is None or isinstance(number, int)
+            future.set_result(Exit(status, number, bool(message["oom"])))
+
+    def _lose(self) -> None:
+        """All children are gone with the spawner."""
+        exits, self._exits = self._exits, {}
+        for future in exits.values():
+            if not future.done():
+                future.set_result(Exit(None, signal.SIGKILL))
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    future = loop.create_future()
+    loop.add_reader(sock, lambda: None if future.done() else future.set_result(None))
+    try:
+        await future
+    finally:
+        loop.remove_reader(sock)
