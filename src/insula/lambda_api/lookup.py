@@ -1,0 +1,80 @@
+"""Finding the function that a request means, and the checks that updates share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from insula.lambda_api.activation import is_settled
+from insula.lambda_api.context import Context
+from insula.model.arn import LATEST, FunctionArn
+from insula.model.errors import (
+    InvalidParameterValueException,
+    PreconditionFailedException,
+    ResourceConflictException,
+    ResourceNotFoundException,
+)
+from insula.model.function import FunctionVersion
+
+
+def find(context: Context, arn: FunctionArn) -> FunctionVersion:
+    """The version that an ARN names; ``$LATEST`` if it has no qualifier.
+
+    Raises:
+        ResourceNotFoundException: there is none. The message has the qualifier if the caller gave one.
+    """
+    function = context.services.catalog.function(context.account, arn.name, arn.qualifier or LATEST)
+    if function is None:
+        raise not_found(arn)
+    return function
+
+
+def not_found(arn: FunctionArn) -> ResourceNotFoundException:
+    """AWS's error for a function or version that does not exist."""
+    return ResourceNotFoundException(f"Function not found: {arn}")
+
+
+def unqualified(context: Context, request: Mapping[str, Any]) -> FunctionArn:
+    """The function that a request names, for operations on whole functions.
+
+    Raises:
+        InvalidParameterValueException: it names a version or an alias.
+    """
+    arn = context.reference(request)
+    if arn.qualifier is not None:
+        raise InvalidParameterValueException(
+            "This operation is permitted on Lambda functions only. Aliases and versions do not support this "
+            "operation. Please specify either a function name or an unqualified function ARN."
+        )
+    return arn
+
+
+def updatable(context: Context, arn: FunctionArn, request: Mapping[str, Any]) -> FunctionVersion:
+    """``$LATEST``, ready to be changed.
+
+    Raises:
+        ResourceNotFoundException: there is none.
+        PreconditionFailedException: the request's RevisionId is not the latest.
+        ResourceConflictException: it is being created or updated.
+    """
+    latest = find(context, arn)
+    check_revision(latest, request)
+    if latest.state == "Pending":
+        raise ResourceConflictException(
+            "The operation cannot be performed at this time. "
+            f"The function is currently in the following state: {latest.state}"
+        )
+    if not is_settled(latest):
+        raise ResourceConflictException(
+            f"The operation cannot be performed at this time. An update is in progress for resource: {arn}"
+        )
+    return latest
+
+
+def check_revision(latest: FunctionVersion, request: Mapping[str, Any]) -> None:
+    """Raises PreconditionFailedException if the request's RevisionId is not the latest."""
+    if request.get("RevisionId", latest.revision) != latest.revision:
+        raise PreconditionFailedException(
+            "The Revision Id provided does not match the latest Revision Id. "
+            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+        )

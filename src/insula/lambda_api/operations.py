@@ -1,0 +1,9 @@
+"""Imports every module of operations, and hands out the full registry."""
+
+from __future__ import annotations
+
+from insula.lambda_api import account, functions, invoke, tags, unsupported, versions
+from insula.lambda_api.registry import registered
+
+MODULES = (account, functions, invoke, tags, unsupported, versions)
+OPERATIONS = registered()
