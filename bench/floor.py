@@ -111,6 +111,10 @@ class Floor:
         else:
             reply(404, b'{"Type": "User", "Message": "the floor has no such operation"}', False)
 
+    def knows(self, environment: str) -> bool:
+        """Whether an environment belongs to a function that has not been deleted."""
+        return environment in self._environments
+
     def next_event(self, environment: str, deliver: Deliver) -> None:
         """Serve ``GET /runtime/invocation/next``: the next event, now or later."""
         pool = self._environments[environment]
@@ -265,7 +269,10 @@ class _Front(_Http):
 class _Runtime(_Http):
     def _handle(self, method: str, path: str, head: bytes, body: bytes) -> None:  # noqa: ARG002
         environment, rest = path[1:].split("/2018-06-01/runtime/", 1)
-        if rest == "invocation/next":
+        if not self._floor.knows(environment):
+            # Its last words may arrive after it was killed.
+            self._transport.close()
+        elif rest == "invocation/next":
 
             def deliver(request_id: str, event: bytes) -> None:
                 headers = self._floor.event_headers(environment, request_id)

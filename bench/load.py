@@ -74,14 +74,17 @@ def run(job: Job, requests: Sequence[Request]) -> Load:
         WireError: the generator itself failed; the message is its last words.
     """
     texts = [(request.raw.decode("latin-1"), request.expected.decode("latin-1")) for request in requests]
-    done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps({"job": asdict(job), "requests": texts}),
-        capture_output=True,
-        text=True,
-        timeout=job.seconds + 2 * TIMEOUT,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__],
+            input=json.dumps({"job": asdict(job), "requests": texts}),
+            capture_output=True,
+            text=True,
+            timeout=job.seconds + 2 * TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WireError(f"load generator: {error}") from error
     if done.returncode:
         raise WireError(f"load generator: {done.stderr.strip().splitlines()[-1]}")
     return Load(**json.loads(done.stdout))

@@ -172,7 +172,11 @@ def _each_once(
             break
         requests = [target.request(function, tenant, calls) for tenant in tenants[start : start + _BATCH]]
         job = Job(target.host, target.port, _CROWD_CLIENTS, _BATCH_TIMEOUT, repeat=False)
-        load = run(job, requests)
+        try:
+            load = run(job, requests)
+        except WireError as error:
+            failures[str(error)] += 1
+            break
         failures.update(load.failures)
         done.append(load)
     return done

@@ -18,6 +18,7 @@ from memory import Growth
 Row = Sequence[str]
 _Item = TypeVar("_Item")
 _MIB = 2**20
+_MAX_FAILURE_LINES = 30
 
 _WEIGHTS: Sequence[tuple[str, Callable[[Growth], float]]] = (
     ("PSS", lambda weight: weight.pss / _MIB),
@@ -139,6 +140,9 @@ def _failure_lines(results: Results) -> list[str]:
     if not failures:
         return ["Failures: none; every answer had status 200, no function error and the right body."]
     lines = [f"- {label}, {name}: {count} x {' '.join(what.split())}" for name, label, what, count in failures]
+    if len(lines) > _MAX_FAILURE_LINES:
+        more = len(lines) - _MAX_FAILURE_LINES
+        lines[_MAX_FAILURE_LINES:] = [f"- and {more} more kinds; --json keeps them all"]
     return ["**FAILURES**; figures of these measurements hold for the right answers only:", "", *lines]
 
 

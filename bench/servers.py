@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import socket
 import subprocess
@@ -26,13 +27,20 @@ class StartError(Exception):
 
 @contextmanager
 def floor() -> Iterator[tuple[Access, int]]:
-    """Run ``floor.py``; how to reach it, and its process id."""
+    """Run ``floor.py``; how to reach it, and its process id.
+
+    Raises:
+        StartError: it, or what the functions import, is not installed.
+    """
+    for package in ("awslambdaric", "boto3"):
+        if not importlib.util.find_spec(package):
+            raise StartError(f"{package} is missing: install the dependency group `bench`")
     command = [sys.executable, str(Path(__file__).with_name("floor.py"))]
     with _running(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         endpoint = process.stdout.readline().decode().strip()
         if not endpoint:
-            raise StartError("the floor did not start; is the `bench` dependency group installed?")
+            raise StartError("the floor did not start; its own message is above")
         yield Access(endpoint, "floor", "floor", "us-east-1"), process.pid
 
 
@@ -57,15 +65,7 @@ def insula(folder: Path) -> Iterator[tuple[Access, int]]:
         shown = subprocess.run([program, "env", "--data-dir", str(data)], capture_output=True, text=True, check=False)
         if shown.returncode:
             raise StartError(f"insula env failed: {shown.stderr.strip()}")
-        variables = _exports(shown.stdout)
-        region = variables.get("AWS_REGION") or variables["AWS_DEFAULT_REGION"]
-        access = Access(
-            f"http://127.0.0.1:{port}",
-            variables["AWS_ACCESS_KEY_ID"],
-            variables["AWS_SECRET_ACCESS_KEY"],
-            region,
-        )
-        yield access, process.pid
+        yield _access(f"http://127.0.0.1:{port}", shown.stdout), process.pid
 
 
 @contextmanager
@@ -109,6 +109,11 @@ def _free_port() -> int:
         return port
 
 
-def _exports(text: str) -> dict[str, str]:
-    words = shlex.split(text, comments=True)
-    return dict(word.split("=", 1) for word in words if "=" in word)
+def _access(endpoint: str, exports: str) -> Access:
+    """Read the ``export NAME=VALUE`` lines that ``insula env`` prints."""
+    variables = dict(word.split("=", 1) for word in shlex.split(exports, comments=True) if "=" in word)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    try:
+        return Access(endpoint, *(variables[name] for name in names))
+    except KeyError as error:
+        raise StartError(f"insula env does not print {error}") from error

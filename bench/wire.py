@@ -59,12 +59,12 @@ class Reader:
         self._body, self._error, self._complete = b"", b"", False
         if status == 200 and not error and body == expected:
             return None
-        text = body[:120].decode("utf-8", "replace")
+        text = repr(body[:120])
         if status != 200:
             return f"status {status}: {text}"
         if error:
             return f"function error {error.decode('latin-1')}: {text}"
-        return f"wrong body: {text} instead of {expected.decode()}"
+        return f"wrong body: {text} instead of {expected!r}"
 
     # Called by httptools.
 
