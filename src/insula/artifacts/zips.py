@@ -170,7 +170,7 @@ class Zip:
         raw_name = self._content[at : at + name_length]
         extra = self._content[at + name_length : at + name_length + extra_length]
         size, packed, offset = _widen(extra, size, packed, offset)
-        name = _decode(raw_name, flags)
+        name = _decode(raw_name, flags, system)
         if flags & _ENCRYPTED:
             raise refuse(f"{name!r} is encrypted.")
         if method not in (_STORED, _DEFLATED):
@@ -231,11 +231,15 @@ def _widen(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int,
     return values[0], values[1], values[2]
 
 
-def _decode(name: bytes, flags: int) -> str:
-    try:
-        return name.decode("utf-8" if flags & _UTF8 else "cp437")
-    except UnicodeDecodeError as error:
-        raise refuse("A name is not UTF-8, though marked as such.") from error
+def _decode(name: bytes, flags: int, system: int) -> str:
+    """UTF-8 if marked as such, else cp437 (appendix D); but ``zip`` on Unix does not mark its UTF-8."""
+    if flags & _UTF8 or system in _UNIX_SYSTEMS:
+        try:
+            return name.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if flags & _UTF8:
+                raise refuse("A name is not UTF-8, though marked as such.") from error
+    return name.decode("cp437")
 
 
 def _timestamp(date: int, time: int) -> float:

@@ -123,8 +123,18 @@ def test_bytes_before_and_a_comment_behind_are_accepted(store: CodeStore) -> Non
 
 
 def test_names_are_utf8_or_cp437(store: CodeStore) -> None:
-    entries = [Raw("\u00fc\U0001f600".encode(), b"1"), Raw(b"\x81", b"2", flags=0)]
-    assert content(unpack(store, raw_zip(entries))) == {"\u00fc\U0001f600": b"1", "\u00fc": b"2"}
+    entries = [
+        Raw("\u00fc\U0001f600".encode(), b"1"),
+        Raw(b"\x81", b"2", flags=0),
+        Raw("info-zip \u20ac".encode(), b"3", flags=0),
+        Raw(b"\xc3\xbc", b"4", flags=0, system=0),
+    ]
+    assert content(unpack(store, raw_zip(entries))) == {
+        "\u00fc\U0001f600": b"1",
+        "\u00fc": b"2",
+        "info-zip \u20ac": b"3",
+        "\u251c\u255d": b"4",
+    }
 
 
 def test_modes_are_readable_for_all_and_never_setuid(store: CodeStore) -> None:
