@@ -1,0 +1,152 @@
+"""The dispatcher: takes quota, locates or creates an environment, hands over, gives quota back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from insula.dispatch.environment import Environment, TenancyViolationError
+from insula.dispatch.pool import InitFailedError, Pool
+from insula.dispatch.quotas import Quotas
+from insula.dispatch.variables import runtime_variables
+from insula.model.errors import ServiceException, ServiceUnavailableException
+from insula.model.function import FunctionVersion
+from insula.model.invocation import Invocation, InvocationResult
+from insula.sandbox.driver import Driver, SandboxSpec
+from insula.telemetry.logs import LogStream
+
+logger = logging.getLogger(__name__)
+
+_REAP_SECONDS = 5.0
+
+
+class Streams(Protocol):
+    """Where logs go."""
+
+    def open_stream(self, function: FunctionVersion, tenant: str | None) -> LogStream:
+        """A new log stream for a new environment."""
+        ...
+
+
+class Dispatcher:
+    """Runs invocations in environments.
+
+    Args:
+        driver: makes sandboxes.
+        code: finds the unpacked code of a ``CodeSha256``.
+        logs: where environments log to.
+        quotas: limits.
+        idle_seconds: how long an environment is kept without work.
+        clock: monotonic seconds.
+        wall: unix seconds.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        code: Callable[[str], Path],
+        logs: Streams,
+        quotas: Quotas,
+        *,
+        idle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._driver = driver
+        self._code = code
+        self._logs = logs
+        self._quotas = quotas
+        self._idle_seconds = idle_seconds
+        self._clock = clock
+        self._wall = wall
+        self._pools: dict[str, Pool] = {}
+        self._stopping = False
+
+    async def invoke(self, invocation: Invocation) -> InvocationResult:
+        """Run an invocation to its end; the tenant id was checked against the function's tenancy.
+
+        Raises:
+            TooManyRequestsException: a limit is reached.
+            ServiceException: no environment could be made.
+        """
+        if self._stopping:
+            raise ServiceUnavailableException("The server is stopping. Try again.")
+        self._quotas.take_invocation()
+        try:
+            return await self._invoke(invocation)
+        finally:
+            self._quotas.give_invocation()  # L2: whatever happened
+
+    async def _invoke(self, invocation: Invocation) -> InvocationResult:
+        pool = self._pool(invocation.function)
+        found = pool.acquire(invocation.tenant)
+        if isinstance(found, Environment):
+            environment = found
+        else:
+            try:
+                environment = await found
+            except InitFailedError as error:
+                payload = error.payload(invocation.request_id)
+                return InvocationResult(payload, "Unhandled", invocation.function.version)
+            except asyncio.CancelledError:
+                pool.abandon(invocation.tenant, found)
+                raise
+        try:
+            return await environment.run(invocation)
+        except TenancyViolationError as error:
+            logger.critical("SECURITY: %s", error)
+            raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
+
+    def _pool(self, function: FunctionVersion) -> Pool:
+        pool = self._pools.get(function.deployment)
+        if pool is None:
+            pool = self._pools[function.deployment] = Pool(function, self._quotas, self._create)
+        return pool
+
+    async def _create(self, pool: Pool, tenant: str | None) -> Environment:
+        function = pool.function
+        stream = self._logs.open_stream(function, tenant)
+        spec = SandboxSpec(
+            id=secrets.token_hex(16),
+            runtime=function.runtime,
+            code=self._code(function.code_sha256),
+            layers=(),
+            environment=runtime_variables(function, stream.name),
+            memory=function.memory,
+            ephemeral_storage=function.ephemeral_storage,
+        )
+        sandbox = await self._driver.create(spec)
+        return Environment(function, sandbox, stream, pool, clock=self._clock, wall=self._wall)
+
+    def retire(self, deployment: str) -> None:
+        """A newer deployment serves from now on: drain the environments of this one."""
+        pool = self._pools.get(deployment)
+        if pool is not None:
+            pool.retire()
+
+    def environments(self) -> int:
+        """How many environments live."""
+        return sum(1 for pool in self._pools.values() for _ in pool.environments())
+
+    async def run(self) -> None:
+        """End what is idle too long, for ever."""
+        while True:
+            await asyncio.sleep(_REAP_SECONDS)
+            before = self._clock() - self._idle_seconds
+            for deployment, pool in list(self._pools.items()):
+                pool.end_idle(before)
+                if pool.empty:
+                    del self._pools[deployment]
+
+    async def close(self, grace: float) -> None:
+        """Refuse new invocations, let running ones finish for ``grace`` seconds, then end every environment."""
+        self._stopping = True
+        deadline = self._clock() + grace
+        while self._quotas.running and self._clock() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
