@@ -152,13 +152,13 @@ async def test_version_numbers_are_never_reused(catalog: Catalog) -> None:
 @in_loop
 async def test_version_numbers_and_order_survive_a_restart(catalog: Catalog, folder: Path) -> None:
     await create(catalog, make())
-    for _ in range(10):
+    for _ in range(12):
         await catalog.publish(make(), number)
-    await catalog.delete_version(ACCOUNT, "f", "10")
+    await catalog.delete_version(ACCOUNT, "f", "12")
     catalog.close()
     again = Catalog.open(folder)
-    assert [each.version for each in again.versions(ACCOUNT, "f")] == ["$LATEST", *map(str, range(1, 10))]
-    assert (await again.publish(make(), number)).version == "11"
+    assert [each.version for each in again.versions(ACCOUNT, "f")] == ["$LATEST", *map(str, range(1, 12))]
+    assert (await again.publish(make(), number)).version == "13"
     again.close()
 
 
