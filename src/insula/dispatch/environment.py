@@ -266,13 +266,13 @@ class Environment:
         run = self._run
         if run is None:
             return
-        self._run = None
         run.timer.cancel()
-        if self.state is State.BUSY:
-            self.state = State.FINISHING if failure is None else State.ENDED
         self._drain_log()
         if self._partial:
             self._flush_partial(run)
+        self._run = None
+        if self.state is State.BUSY:
+            self.state = State.FINISHING if failure is None else State.ENDED
         duration = self._clock() - run.started
         init = self._init if self._served == 0 else None
         self._served += 1

@@ -1,0 +1,242 @@
+"""The server: puts the parts together. Nothing else knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import platform
+import resource
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from insula import __version__
+from insula.artifacts.code import CodeStore
+from insula.dispatch.dispatcher import Dispatcher
+from insula.dispatch.quotas import Quotas
+from insula.lambda_api.activation import Activation
+from insula.lambda_api.app import LambdaApi
+from insula.lambda_api.context import Services
+from insula.lambda_api.download import CodeLinks
+from insula.lambda_api.service import load_service
+from insula.lambda_api.sigv4 import Credential, Verifier
+from insula.model.limits import ACCOUNT_CONCURRENCY
+from insula.sandbox.driver import Driver, SandboxError
+from insula.sandbox.namespaces.driver import NamespacesDriver
+from insula.sandbox.process.driver import ProcessDriver
+from insula.sandbox.runtimes import default_folder, default_runtime, load_runtimes
+from insula.store.catalog import Catalog
+from insula.telemetry.logs import LogStore
+
+ISOLATIONS = ("namespaces", "none")
+_ENDPOINT_FILE = "server.json"
+_GRACE_SECONDS = 20.0
+
+logger = logging.getLogger("insula")
+
+
+class StartError(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``insula serve`` is told.
+
+    Attributes:
+        port: 0 takes a free one.
+        account: the account that the first access key, and callers under ``no_auth``, belong to.
+        concurrency: invocations that may run at once in the account.
+        idle_seconds: how long an environment is kept without work.
+    """
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 9900
+    region: str = "us-east-1"
+    account: str = "000000000000"
+    no_auth: bool = False
+    isolation: str = "namespaces"
+    concurrency: int = ACCOUNT_CONCURRENCY
+    idle_seconds: float = 600.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run the server until SIGTERM or SIGINT, then stop gracefully.
+
+    Raises:
+        StartError: it cannot start.
+    """
+    if settings.no_auth and not _is_loopback(settings.host):
+        raise StartError(
+            f"--no-auth is refused on {settings.host}: anyone who reaches it could run code. "
+            "Use it on 127.0.0.1 only, or sign requests (`insula env` prints a key)."
+        )
+    _raise_descriptor_limit()
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(_listen(settings))
+        catalog = stack.enter_context(contextlib.closing(Catalog.open(settings.data_dir)))
+        if not catalog.access_keys(settings.account):
+            catalog.create_access_key(settings.account)
+        await _serve(settings, catalog, sock)
+
+
+async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> None:
+    data = settings.data_dir
+    code = CodeStore(data / "code")
+    await code.collect({function.code_sha256 for function in catalog.all_functions()})
+    logs = LogStore(data / "logs", clock=time.time)
+    driver = _driver(settings)
+    try:
+        await driver.start()
+        if isinstance(driver, NamespacesDriver):
+            await driver.warm(default_runtime())
+    except SandboxError as error:
+        await driver.close()
+        raise StartError(str(error)) from error
+    dispatcher = Dispatcher(
+        driver, code.unpacked_path, logs, Quotas(settings.concurrency), idle_seconds=settings.idle_seconds
+    )
+    activation = Activation(catalog, _new_id)
+    services = Services(
+        region=settings.region,
+        architecture={"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()],
+        catalog=catalog,
+        code=code,
+        invoker=dispatcher,
+        activation=activation,
+        links=CodeLinks(code.zip_path, os.urandom(32), time.time),
+        check_runtime=driver.check_runtime,
+        clock=time.time,
+        new_id=_new_id,
+    )
+    verifier = None if settings.no_auth else _verifier(settings, catalog)
+    app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account)
+    activation.resume()
+    background = [asyncio.create_task(logs.run()), asyncio.create_task(dispatcher.run())]
+    try:
+        await _serve_http(app, settings, sock)
+    finally:
+        await activation.close()
+        await dispatcher.close(grace=0.0)
+        await driver.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(_GRACE_SECONDS),
+        timeout_keep_alive=75,
+        backlog=2048,
+    )
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    endpoint = f"http://{_url_host(settings.host)}:{sock.getsockname()[1]}"
+    description = settings.data_dir / _ENDPOINT_FILE
+    description.write_text(
+        json.dumps({"endpoint": endpoint, "region": settings.region, "account": settings.account, "pid": os.getpid()})
+    )
+    logger.info("Insula %s serves AWS Lambda's API at %s (isolation: %s)", __version__, endpoint, settings.isolation)
+    await server.serve(sockets=[sock])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, with signals left to us: uvicorn would raise them again after its own shutdown."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        """Stop accepting, and let requests in flight finish; the second call stops at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def read_endpoint(data_dir: Path) -> dict[str, str]:
+    """Where the server of this data folder is, or was last: endpoint, region and account.
+
+    Raises:
+        StartError: there never was one.
+    """
+    try:
+        found = json.loads((data_dir / _ENDPOINT_FILE).read_text())
+    except FileNotFoundError:
+        raise StartError(f"No server has run on {data_dir}. Start one: insula serve --data-dir {data_dir}") from None
+    return {key: found[key] for key in ("endpoint", "region", "account")}
+
+
+def _driver(settings: Settings) -> Driver:
+    runtimes = load_runtimes(default_folder())
+    if settings.isolation == "none":
+        return ProcessDriver(runtimes)
+    if default_runtime() not in runtimes:
+        raise StartError("No runtime is installed. Run: insula runtimes install")
+    data = settings.data_dir
+    return NamespacesDriver(runtimes, state=data / "sandbox", code=data / "code", layers=data / "layers")
+
+
+def _verifier(settings: Settings, catalog: Catalog) -> Verifier:
+    def find(access_key: str) -> Credential | None:
+        found = catalog.credential(access_key)
+        return None if found is None else Credential(access_key, *found)
+
+    return Verifier(find, settings.region, time.time)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        sock = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise StartError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}. "
+            "Is another server running? --port takes another number, or 0 for any free one."
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - clients of this host reach it on loopback
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _raise_descriptor_limit() -> None:
+    """Each environment needs five descriptors here."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
