@@ -8,7 +8,7 @@ from typing import Any
 from insula.artifacts.code import Artifact
 from insula.lambda_api.configuration import full_configuration, listed_configuration, qualified_arn
 from insula.lambda_api.context import Context
-from insula.lambda_api.lookup import find, not_found, unqualified, updatable
+from insula.lambda_api.lookup import find, not_found, unqualified, updatable, update_in_progress
 from insula.lambda_api.paging import page
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
@@ -23,7 +23,11 @@ from insula.lambda_api.settings import (
 from insula.lambda_api.versions import publish, version_key
 from insula.model import limits
 from insula.model.arn import LATEST
-from insula.model.errors import CodeStorageExceededException, InvalidParameterValueException
+from insula.model.errors import (
+    CodeStorageExceededException,
+    InvalidParameterValueException,
+    PreconditionFailedException,
+)
 from insula.model.function import FunctionVersion
 
 _NAME_LENGTH = 64
@@ -137,7 +141,11 @@ async def delete_function(context: Context, request: dict[str, Any]) -> Mapping[
 
 
 async def _replace(context: Context, before: FunctionVersion, after: FunctionVersion) -> None:
-    await context.services.catalog.replace(after, expected_revision=before.revision)
+    try:
+        await context.services.catalog.replace(after, expected_revision=before.revision)
+    except PreconditionFailedException:
+        # The caller's RevisionId was right: another update was quicker while this one was prepared.
+        raise update_in_progress(before.arn) from None
     if after.deployment != before.deployment:
         context.services.invoker.retire(before.deployment)
 

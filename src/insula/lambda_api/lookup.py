@@ -65,10 +65,15 @@ def updatable(context: Context, arn: FunctionArn, request: Mapping[str, Any]) ->
             f"The function is currently in the following state: {latest.state}"
         )
     if not is_settled(latest):
-        raise ResourceConflictException(
-            f"The operation cannot be performed at this time. An update is in progress for resource: {arn}"
-        )
+        raise update_in_progress(arn)
     return latest
+
+
+def update_in_progress(arn: FunctionArn) -> ResourceConflictException:
+    """AWS's error for an update that meets another one."""
+    return ResourceConflictException(
+        f"The operation cannot be performed at this time. An update is in progress for resource: {arn}"
+    )
 
 
 def check_revision(latest: FunctionVersion, request: Mapping[str, Any]) -> None:

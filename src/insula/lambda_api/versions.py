@@ -51,19 +51,19 @@ async def list_versions_by_function(context: Context, request: dict[str, Any]) -
 async def publish(context: Context, latest: FunctionVersion) -> FunctionVersion:
     """Publish a function as it is, unless its newest version has the same code and configuration."""
     services = context.services
-    newest = services.catalog.versions(context.account, latest.name)[-1]
-    if newest.version != LATEST and same_function(newest, latest):
-        return newest
+    published = services.catalog.versions(context.account, latest.name)[1:]
+    if published and same_function(published[-1], latest):
+        return published[-1]
 
     def make(function: FunctionVersion, number: int) -> FunctionVersion:
         # A deployment of its own: no environment of $LATEST may serve the version (T2).
         version = replace(function, version=str(number), deployment=services.new_id(), revision=services.new_id())
         return version if is_settled(function) else pending(version)
 
-    published = await services.catalog.publish(latest, make)
-    if not is_settled(published):
-        services.activation.begin(published)
-    return published
+    made = await services.catalog.publish(latest, make)
+    if not is_settled(made):
+        services.activation.begin(made)
+    return made
 
 
 def version_key(version: FunctionVersion) -> tuple[str, int]:
