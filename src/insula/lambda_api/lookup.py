@@ -50,7 +50,7 @@ def unqualified(context: Context, request: Mapping[str, Any]) -> FunctionArn:
 
 
 def updatable(context: Context, arn: FunctionArn, request: Mapping[str, Any]) -> FunctionVersion:
-    """``$LATEST``, ready to be changed.
+    """``$LATEST``, ready to be changed or published.
 
     Raises:
         ResourceNotFoundException: there is none.
@@ -58,7 +58,11 @@ def updatable(context: Context, arn: FunctionArn, request: Mapping[str, Any]) ->
         ResourceConflictException: it is being created or updated.
     """
     latest = find(context, arn)
-    check_revision(latest, request)
+    if request.get("RevisionId", latest.revision) != latest.revision:
+        raise PreconditionFailedException(
+            "The Revision Id provided does not match the latest Revision Id. "
+            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+        )
     if latest.state == "Pending":
         raise ResourceConflictException(
             "The operation cannot be performed at this time. "
@@ -74,12 +78,3 @@ def update_in_progress(arn: FunctionArn) -> ResourceConflictException:
     return ResourceConflictException(
         f"The operation cannot be performed at this time. An update is in progress for resource: {arn}"
     )
-
-
-def check_revision(latest: FunctionVersion, request: Mapping[str, Any]) -> None:
-    """Raises PreconditionFailedException if the request's RevisionId is not the latest."""
-    if request.get("RevisionId", latest.revision) != latest.revision:
-        raise PreconditionFailedException(
-            "The Revision Id provided does not match the latest Revision Id. "
-            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
-        )

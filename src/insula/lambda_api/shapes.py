@@ -8,7 +8,6 @@ Source: the recorded answers of AWS Lambda, and https://smithy.io/2.0/spec/const
 
 from __future__ import annotations
 
-import base64
 import binascii
 import math
 import re
@@ -213,8 +212,8 @@ class BlobShape(Shape):
         if not isinstance(value, str):
             raise mismatch(value, "a Blob")
         try:
-            return base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
+            return binascii.a2b_base64(value, strict_mode=True)
+        except ValueError:
             raise SerializationException("A binary member is not valid base64.") from None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from insula.lambda_api.activation import is_settled, pending
 from insula.lambda_api.configuration import full_configuration, listed_configuration, qualified_arn
 from insula.lambda_api.context import Context
-from insula.lambda_api.lookup import check_revision, find, not_found, unqualified
+from insula.lambda_api.lookup import not_found, unqualified, updatable
 from insula.lambda_api.paging import page
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
@@ -23,8 +23,7 @@ from insula.model.function import FunctionVersion
 async def publish_version(context: Context, request: dict[str, Any]) -> Mapping[str, Any]:
     """Publish ``$LATEST``; an unchanged function answers with its newest version."""
     refuse_unsupported(request)
-    latest = find(context, unqualified(context, request))
-    check_revision(latest, request)
+    latest = updatable(context, unqualified(context, request), request)
     wanted = request.get("CodeSha256", latest.code_sha256)
     if wanted != latest.code_sha256:
         raise InvalidParameterValueException(

@@ -248,6 +248,7 @@ def test_an_update_is_refused_while_another_is_under_way(harness: Harness, clien
     code, message = refused(client.update_function_configuration, FunctionName="hello", Timeout=5)
     assert code == "ResourceConflictException"
     assert message.endswith("The function is currently in the following state: Pending")
+    assert refused(client.publish_version, FunctionName="hello") == (code, message)
     harness.release_activation()
     client.get_waiter("function_active_v2").wait(FunctionName="hello", WaiterConfig={"Delay": 0})
     harness.hold_activation()
