@@ -24,6 +24,7 @@ from insula import __version__
 from insula.artifacts.code import CodeStore
 from insula.dispatch.dispatcher import Dispatcher
 from insula.dispatch.quotas import Quotas
+from insula.front import FrontProtocol
 from insula.lambda_api.activation import Activation
 from insula.lambda_api.app import LambdaApi
 from insula.lambda_api.context import Services
@@ -138,7 +139,7 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
 async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -> None:
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=FrontProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
