@@ -117,6 +117,7 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         invoker=dispatcher,
         activation=activation,
         links=CodeLinks(code.zip_path, os.urandom(32), time.time),
+        isolates=driver.isolates,
         check_runtime=driver.check_runtime,
         clock=time.time,
         new_id=_new_id,

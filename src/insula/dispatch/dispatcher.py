@@ -14,9 +14,10 @@ from insula.dispatch.environment import Environment, TenancyViolationError
 from insula.dispatch.pool import InitFailedError, Pool
 from insula.dispatch.quotas import Quotas
 from insula.dispatch.variables import runtime_variables
-from insula.model.errors import ServiceException, ServiceUnavailableException
+from insula.model.errors import InvalidParameterValueException, ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
+from insula.model.tenant import NO_WALL
 from insula.sandbox.driver import Driver, SandboxSpec
 from insula.telemetry.logs import LogStream
 
@@ -71,11 +72,14 @@ class Dispatcher:
         """Run an invocation to its end; the tenant id was checked against the function's tenancy.
 
         Raises:
+            InvalidParameterValueException: the function asks for isolation that this server does not have.
             TooManyRequestsException: a limit is reached.
             ServiceException: no environment could be made.
         """
         if self._stopping:
             raise ServiceUnavailableException("The server is stopping. Try again.")
+        if invocation.function.per_tenant and not self._driver.isolates:
+            raise InvalidParameterValueException(NO_WALL)
         self._quotas.take_invocation()
         try:
             return await self._invoke(invocation)

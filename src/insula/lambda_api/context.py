@@ -31,6 +31,7 @@ class Services:
     """What all requests share.
 
     Attributes:
+        isolates: whether environments stand behind a wall that tenants may share the host behind.
         check_runtime: raises RuntimeMissingError for a runtime that this host lacks.
         architecture: ``x86_64`` or ``arm64``, the host's.
         clock: seconds since the epoch.
@@ -44,6 +45,7 @@ class Services:
     invoker: Invoker
     activation: Activation
     links: CodeLinks
+    isolates: bool
     check_runtime: Callable[[str], None]
     clock: Callable[[], float]
     new_id: Callable[[], str]

@@ -43,9 +43,7 @@ class FunctionArn:
         return FunctionArn(self.region, self.account, self.name, qualifier)
 
 
-def parse_reference(
-    reference: str, *, region: str, account: str, qualifier: str | None = None
-) -> FunctionArn:
+def parse_reference(reference: str, *, region: str, account: str, qualifier: str | None = None) -> FunctionArn:
     """Read a ``FunctionName`` field that the service model has already validated.
 
     Args:

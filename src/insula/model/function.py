@@ -84,7 +84,5 @@ class FunctionVersion:
         known = {f.name for f in fields(cls)}
         unknown = set(document) - known
         if unknown:
-            raise ValueError(
-                f"function document has unknown keys {sorted(unknown)}: written by a newer release?"
-            )
+            raise ValueError(f"function document has unknown keys {sorted(unknown)}: written by a newer release?")
         return cls(**{**document, "layers": tuple(document.get("layers", ()))})

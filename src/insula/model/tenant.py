@@ -9,12 +9,15 @@ from insula.model.errors import InvalidParameterValueException
 from insula.model.function import FunctionVersion
 
 _MISSING = (
-    "The invoked function is enabled with tenancy configuration. "
-    "Add a valid tenant ID in your request and try again."
+    "The invoked function is enabled with tenancy configuration. Add a valid tenant ID in your request and try again."
 )
 _UNEXPECTED = (
     "The invoked function is not enabled with tenancy configuration. "
     "Remove the tenant ID from your request and try again."
+)
+NO_WALL = (
+    "This server runs without isolation (insula serve --isolation none), and so runs no function with tenant isolation "
+    "mode. Run it behind a wall: `insula doctor` says what this host lacks."
 )
 
 

@@ -101,6 +101,7 @@ class Harness:
             invoker=self.invoker,
             activation=self.activation,
             links=CodeLinks(self.code.zip_path, b"secret", self.clock),
+            isolates=True,
             check_runtime=_check_runtime,
             clock=self.clock,
             new_id=new_id,
