@@ -173,6 +173,10 @@ class Environment:
         self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
         return future
 
+    def check_memory(self) -> None:
+        """End it if it uses more memory than the function has."""
+        self._sandbox.check_memory()
+
     def kill(self) -> None:
         """End it now."""
         self._sandbox.kill()
@@ -239,13 +243,15 @@ class Environment:
         was, self.state = self.state, State.ENDED
         self._init_timer.cancel()
         self._loop.remove_reader(self._sandbox.log)
-        os.close(self._sandbox.log)
         self._api.close()
         failure = self._failure or exited(how)
         if was is State.BUSY:
             self._finish_failed(failure)
         elif was is State.STARTING:
             self._owner.on_failed_start(self, self._init_document(failure))
+        if self._partial:
+            self._flush_partial(None)
+        os.close(self._sandbox.log)
         self._stream.close()
         self._owner.on_ended(self)
 
