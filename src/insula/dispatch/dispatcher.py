@@ -24,6 +24,9 @@ from insula.telemetry.logs import LogStream
 logger = logging.getLogger(__name__)
 
 _REAP_SECONDS = 5.0
+# How long a function may use more memory than it has before that is noticed. The kernel's own limit, which is memory
+# and /tmp together, holds at any moment.
+_MEMORY_SECONDS = 0.05
 
 
 class Streams(Protocol):
@@ -66,6 +69,7 @@ class Dispatcher:
         self._clock = clock
         self._wall = wall
         self._pools: dict[str, Pool] = {}
+        self._busy: set[Environment] = set()
         self._stopping = False
 
     async def invoke(self, invocation: Invocation) -> InvocationResult:
@@ -100,11 +104,14 @@ class Dispatcher:
             except asyncio.CancelledError:
                 pool.abandon(invocation.tenant, found)
                 raise
+        self._busy.add(environment)
         try:
             return await environment.run(invocation)
         except TenancyViolationError as error:
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
+        finally:
+            self._busy.discard(environment)
 
     def _pool(self, function: FunctionVersion) -> Pool:
         pool = self._pools.get(function.deployment)
@@ -138,7 +145,18 @@ class Dispatcher:
         return sum(1 for pool in self._pools.values() for _ in pool.environments())
 
     async def run(self) -> None:
-        """End what is idle too long, for ever."""
+        """End what uses too much memory, or is idle too long, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_memory())
+            group.create_task(self._reap())
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(_MEMORY_SECONDS)
+            for environment in list(self._busy):
+                environment.check_memory()
+
+    async def _reap(self) -> None:
         while True:
             await asyncio.sleep(_REAP_SECONDS)
             before = self._clock() - self._idle_seconds

@@ -117,7 +117,7 @@ class Environment:
         self._loop = asyncio.get_running_loop()
         self._run: _Run | None = None
         self._partial = b""
-        self._init_started = clock()
+        self._init_started = sandbox.started
         self._init: float | None = None
         self._init_error: bytes | None = None
         self._failure: Failure | None = None

@@ -58,11 +58,13 @@ class Exit:
         status: exit status of the runtime process, or None if a signal ended it.
         signal: number of that signal, or None.
         out_of_memory: whether the memory limit ended it.
+        peak_memory: most bytes of memory that were used at once; 0 if unknown.
     """
 
     status: int | None
     signal: int | None
     out_of_memory: bool = False
+    peak_memory: int = 0
 
 
 class Sandbox(Protocol):
@@ -73,12 +75,14 @@ class Sandbox(Protocol):
         listener: listening socket, 127.0.0.1:9001 as seen from inside; the Runtime API is served on it.
         log: readable descriptor of the runtime's standard output and error. Non-blocking.
         isolation: name of the wall that it runs behind, e.g. ``namespaces``.
+        started: when the runtime was let go, in seconds of the monotonic clock.
     """
 
     spec: SandboxSpec
     listener: socket.socket
     log: int
     isolation: str
+    started: float
 
     async def wait(self) -> Exit:
         """Wait until nothing of the sandbox is left: processes, cgroups, mounts."""
@@ -94,6 +98,10 @@ class Sandbox(Protocol):
 
     def peak_memory(self) -> int:
         """Most memory that was used at once so far, in bytes."""
+        ...
+
+    def check_memory(self) -> None:
+        """End the sandbox if its processes use more than their memory, /tmp not counted. Called while it is busy."""
         ...
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from insula.sandbox.driver import Exit, SandboxError
 from insula.sandbox.runtimes import Runtime
@@ -256,6 +257,10 @@ class Spawner:
         """End a child."""
         self._send({"op": "kill", "id": name})
 
+    def audit(self, name: str, memory: int) -> None:
+        """End a child whose processes use more than ``memory`` bytes, /tmp not counted."""
+        self._send({"op": "audit", "id": name, "memory": memory})
+
     def share(self, name: str, cpus: float) -> None:
         """Limit a child's processor time."""
         self._send({"op": "share", "id": name, "cpus": cpus})
@@ -299,16 +304,14 @@ class Spawner:
                 return
             self._handle(json.loads(data))
 
-    def _handle(self, message: Mapping[str, object]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if "ready" in message:
             self._ready.set_result(None)
             return
         future = self._exits.pop(str(message["exited"]), None)
         if future is not None and not future.done():
-            status, number = message["status"], message["signal"]
-            assert status is None or isinstance(status, int)
-            assert number is None or isinstance(number, int)
-            future.set_result(Exit(status, number, bool(message["oom"])))
+            del message["exited"]
+            future.set_result(Exit(**message))
 
     def _lose(self) -> None:
         """All children are gone with the spawner."""

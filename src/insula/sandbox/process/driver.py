@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class ProcessSandbox:
         self.spec = spec
         self.listener = listener
         self.log = log
+        self.started = time.monotonic()
         self._process = process
         self._scratch = scratch
 
@@ -57,6 +59,9 @@ class ProcessSandbox:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def begin_invocations(self) -> None:
+        """See the protocol; nothing is limited here."""
+
+    def check_memory(self) -> None:
         """See the protocol; nothing is limited here."""
 
     def peak_memory(self) -> int:

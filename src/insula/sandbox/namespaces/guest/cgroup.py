@@ -80,6 +80,27 @@ class Cgroups:
         hierarchy = self._by_controller["memory"]
         return hierarchy.open(group, "memory.peak" if hierarchy.version == 2 else "memory.max_usage_in_bytes")
 
+    def peak(self, group: str) -> int:
+        """Peak memory use in bytes."""
+        try:
+            descriptor = self.open_peak(group)
+        except FileNotFoundError:
+            return 0
+        try:
+            return int(os.read(descriptor, 32))
+        finally:
+            os.close(descriptor)
+
+    def process_memory(self, group: str) -> int:
+        """Bytes that the group's processes use, without tmpfs and the page cache."""
+        hierarchy = self._by_controller["memory"]
+        key = "anon " if hierarchy.version == 2 else "total_rss "
+        try:
+            text = hierarchy.read(group, "memory.stat")
+        except FileNotFoundError:
+            return 0
+        return next((int(line[len(key) :]) for line in text.splitlines() if line.startswith(key)), 0)
+
     def share(self, group: str, cpus: float) -> None:
         """Limit the group to ``cpus`` processors' worth of time."""
         quota = max(1000, round(cpus * _PERIOD_US))

@@ -9,9 +9,11 @@ Descriptor 3 is a datagram socket to the main process. Messages are JSON:
     configure  trees, hidden, hierarchies, seccomp, preload      descriptors: one per hierarchy
     prepare    id                                        descriptors: the environment's socket
     share      id, cpus
+    audit      id, memory                                end it if its processes use more bytes than that
     kill       id
 
-and back: ``{"ready": true}`` once, then ``{"exited": id, "status": n, "signal": n, "oom": bool}``.
+and back: ``{"ready": true}`` once, then ``{"exited": id, "status": n, "signal": n, "out_of_memory": bool,
+"peak_memory": n}``.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
 
 from . import environment as guest
 from .cgroup import Cgroups, Hierarchy
@@ -47,6 +49,7 @@ class Spawner:
         self._libraries = guest.Libraries((), frozenset())
         self._children: Dict[int, str] = {}
         self._pids: Dict[str, int] = {}
+        self._starved: Set[str] = set()  # ended for their use of memory
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def preload(self, modules: List[str]) -> None:
@@ -96,6 +99,10 @@ class Spawner:
             return None  # it ended meanwhile, and the main process will read so
         if request["op"] == "kill":
             os.kill(pid, signal.SIGKILL)
+        elif request["op"] == "audit":
+            if self._cgroups.process_memory(name) > request["memory"]:
+                self._starved.add(name)
+                os.kill(pid, signal.SIGKILL)
         elif request["op"] == "share":
             self._cgroups.share(name, request["cpus"])
         return None
@@ -135,8 +142,10 @@ class Spawner:
                 "exited": name,
                 "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                 "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
-                "oom": self._cgroups.out_of_memory(name),
+                "out_of_memory": name in self._starved or self._cgroups.out_of_memory(name),
+                "peak_memory": self._cgroups.peak(name),
             }
+            self._starved.discard(name)
             self._cgroups.remove(name)
             self._control.send(json.dumps(report).encode())
 
