@@ -169,6 +169,6 @@ class Dispatcher:
         """Refuse new invocations, let running ones finish for ``grace`` seconds, then end every environment."""
         self._stopping = True
         deadline = self._clock() + grace
-        while self._quotas.running and self._clock() < deadline:
+        while self._quotas.running and self._clock() < deadline:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.02)
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))

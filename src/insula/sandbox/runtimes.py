@@ -65,7 +65,7 @@ def default_folder() -> Path:
 def default_runtime() -> str:
     """The runtime that examples use: Python 3.11 if it is here, else the one that Insula itself runs on."""
     installed = load_runtimes(default_folder())
-    return "python3.11" if "python3.11" in installed else "python%d.%d" % sys.version_info[:2]
+    return "python3.11" if "python3.11" in installed else f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def load_runtimes(folder: Path) -> dict[str, Runtime]:

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from insula.model.limits import FILE_DESCRIPTORS, MEMORY_PER_VCPU_MB, PROCESSES
 from insula.sandbox.driver import (
     Exit,
     IsolationError,
-    RuntimeMissingError,
     Sandbox,
     SandboxError,
     SandboxSpec,
@@ -122,7 +121,8 @@ class NamespacesDriver:
         self._config: SpawnerConfig | None = None
         self._spawners: dict[str, Spawner] = {}
         self._starting: dict[str, asyncio.Task[Spawner]] = {}
-        self._stock: dict[str, deque[Prepared]] = {}
+        self._stock: defaultdict[str, deque[Prepared]] = defaultdict(deque)
+        self._preparing: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._namespaces: dict[str, frozenset[str]] = {}
         self._closing = False
@@ -174,7 +174,7 @@ class NamespacesDriver:
 
     async def warm(self, runtime: str) -> None:
         """Start the runtime's spawner ahead of its first function."""
-        await self._spawner(runtime)
+        self._refill(await self._spawner(runtime))
 
     async def create(self, spec: SandboxSpec) -> Sandbox:
         """See the protocol."""
@@ -206,9 +206,7 @@ class NamespacesDriver:
         try:
             os.set_blocking(log, False)
             socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
-            answer, pid, _ = await prepared.spawner.receive(prepared.channel)
-            if "error" in answer:
-                raise SandboxError(f"The environment could not be made: {answer['error']}")
+            pid, _ = await prepared.spawner.receive(prepared.channel)
             self._verify(prepared, pid, uid)
             sandbox = NamespaceSandbox(spec, prepared, log)
             prepared.channel.send(b"go")
@@ -221,6 +219,7 @@ class NamespacesDriver:
         finally:
             os.close(writer)
         prepared.channel.close()
+        prepared.exit.add_done_callback(lambda _: prepared.close())
         return sandbox
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
@@ -239,7 +238,7 @@ class NamespacesDriver:
     async def _take(self, runtime: str) -> Prepared:
         """A prepared child, from the store if there is one; the store is filled up again behind it."""
         spawner = await self._spawner(runtime)
-        stock = self._stock.setdefault(runtime, deque())
+        stock = self._stock[runtime]
         while stock:
             prepared = stock.popleft()
             self._refill(spawner)
@@ -252,16 +251,22 @@ class NamespacesDriver:
         return prepared
 
     def _refill(self, spawner: Spawner) -> None:
-        if self._standby:
-            task = asyncio.create_task(self._prepare_more(spawner))
+        runtime = spawner.runtime.name
+        if len(self._stock[runtime]) + self._preparing[runtime] < self._standby:
+            self._preparing[runtime] += 1
+            task = asyncio.create_task(self._prepare_one(spawner))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _prepare_more(self, spawner: Spawner) -> None:
-        stock = self._stock[spawner.runtime.name]
-        with contextlib.suppress(SandboxError, TimeoutError):  # who needs one next is told of the error
-            if spawner.alive and len(stock) < self._standby:
-                stock.append(await spawner.prepare(_new_name()))
+    async def _prepare_one(self, spawner: Spawner) -> None:
+        runtime = spawner.runtime.name
+        try:
+            self._stock[runtime].append(await spawner.prepare(_new_name()))
+        except (SandboxError, TimeoutError):
+            return  # who needs one next is told of the error
+        finally:
+            self._preparing[runtime] -= 1
+        self._refill(spawner)
 
     async def _spawner(self, runtime: str) -> Spawner:
         spawner = self._spawners.get(runtime)
@@ -300,6 +305,3 @@ class NamespacesDriver:
 
 def _new_name() -> str:
     return secrets.token_hex(16)
-
-
-__all__ = ["NamespaceSandbox", "NamespacesDriver", "RuntimeMissingError"]

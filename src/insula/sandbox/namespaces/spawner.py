@@ -154,7 +154,8 @@ class Spawner:
         command = ["setpriv", "--pdeathsig", "KILL", "--", *_UNSHARE, sys.executable, "-I", "-m"]
         command += ["insula.sandbox.namespaces.stage", json.dumps(stage)]
         with theirs:
-            self._process = subprocess.Popen(
+            # From this thread: the kernel sends the parent-death signal when the thread that forked ends.
+            self._process = subprocess.Popen(  # noqa: ASYNC220
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -224,17 +225,19 @@ class Spawner:
         inner = theirs.detach()
         self._send({"op": "prepare", "id": name}, [inner], owned=inner)
         try:
-            answer, pid, descriptors = await asyncio.wait_for(self.receive(ours), _PREPARE_SECONDS)
-            if "error" in answer:
-                raise SandboxError(f"The environment could not be made: {answer['error']}")
+            pid, descriptors = await asyncio.wait_for(self.receive(ours), _PREPARE_SECONDS)
         except (TimeoutError, SandboxError, asyncio.CancelledError):
             ours.close()
             self.kill(name)
             raise
         return Prepared(name, self, ours, pid, descriptors, exit_)
 
-    async def receive(self, channel: socket.socket) -> tuple[dict[str, str], int, list[int]]:
-        """Next message of a child, with the pid that the kernel vouches for, and descriptors."""
+    async def receive(self, channel: socket.socket) -> tuple[int, list[int]]:
+        """Next message of a child: the pid that the kernel vouches for, and descriptors.
+
+        Raises:
+            SandboxError: the child says that it failed, or ended.
+        """
         while True:
             try:
                 data, ancillary, _, _ = channel.recvmsg(65536, 1024, socket.MSG_CMSG_CLOEXEC)
@@ -251,7 +254,10 @@ class Spawner:
                 descriptors += struct.unpack(f"{len(payload) // 4}i", payload)
             elif kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(payload)[0]
-        return json.loads(data), pid, descriptors
+        answer = json.loads(data)
+        if "error" in answer:
+            raise SandboxError(f"The environment could not be made: {answer['error']}")
+        return pid, descriptors
 
     def kill(self, name: str) -> None:
         """End a child."""

@@ -172,7 +172,7 @@ def main() -> None:
 def _exec(interpreter: str, control: int) -> NoReturn:
     os.dup2(control, _CONTROL)
     os.closerange(_CONTROL + 1, control + 1)
-    os.execve(interpreter, [interpreter, "-I", "-c", _SPAWNER], spawner_environment())
+    os.execve(interpreter, [interpreter, "-I", "-c", _SPAWNER], spawner_environment())  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ class ProcessSandbox:
 
     def peak_memory(self) -> int:
         """See the protocol; the peak of the runtime process alone."""
-        with contextlib.suppress(OSError), open(f"/proc/{self._process.pid}/status") as status:
-            for line in status:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return 0
