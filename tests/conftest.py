@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -90,13 +91,11 @@ def function(client: Any) -> Iterator[Callable[..., Function]]:
             Code={"ZipFile": zip_of(source)},
             **{"Runtime": RUNTIME, "Role": ROLE, "Handler": "app.handler", **options},
         )
-        client.get_waiter("function_active_v2").wait(FunctionName=name)
+        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0})
         made.append(Function(client, name))
         return made[-1]
 
     yield make
     for function in made:
-        try:
+        with contextlib.suppress(function.client.exceptions.ResourceNotFoundException):
             function.client.delete_function(FunctionName=function.name)
-        except function.client.exceptions.ResourceNotFoundException:
-            pass

@@ -95,7 +95,7 @@ class Server:
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run an `insula` command against its data folder."""
-        command = [INSULA, *arguments, "--data-dir", self.data_dir]
+        command = [str(INSULA), *arguments, "--data-dir", str(self.data_dir)]
         return subprocess.run(command, capture_output=True, text=True, check=check, timeout=60)
 
     def environment(self) -> dict[str, str]:

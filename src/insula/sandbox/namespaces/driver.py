@@ -124,7 +124,7 @@ class NamespacesDriver:
         self._stock: defaultdict[str, deque[Prepared]] = defaultdict(deque)
         self._preparing: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._namespaces: dict[str, frozenset[str]] = {}
+        self._namespaces: set[str] = set()  # of all verified sandboxes that live
         self._closing = False
 
     async def start(self) -> None:
@@ -229,11 +229,11 @@ class NamespacesDriver:
         found = verify(
             pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
         ).namespaces
-        for name, others in self._namespaces.items():
-            if found & others:
-                raise IsolationError(f"process {pid} shares the namespaces {sorted(found & others)} with {name}")
-        self._namespaces[prepared.name] = found
-        prepared.exit.add_done_callback(lambda _: self._namespaces.pop(prepared.name, None))
+        shared = self._namespaces & found
+        if shared:
+            raise IsolationError(f"process {pid} shares the namespaces {sorted(shared)} with another sandbox")
+        self._namespaces |= found
+        prepared.exit.add_done_callback(lambda _: self._namespaces.difference_update(found))
 
     async def _take(self, runtime: str) -> Prepared:
         """A prepared child, from the store if there is one; the store is filled up again behind it."""
