@@ -36,7 +36,9 @@ from insula.telemetry.logs import LogStream
 
 _LOG_CHUNK = 1 << 16
 _MAX_LINE = 1 << 18  # a line without end is cut: CloudWatch's limit for one event
-_MAX_DRAIN = 64  # chunks; a function that writes faster than it is read must not hold up its answer
+_MAX_LINES = 1024  # of one chunk; what follows in it becomes one event: a flood of tiny lines must not hold the loop
+_MAX_DRAIN = 2  # chunks: what was in the pipe (pipe(7): 64 KiB) when the answer came; not what is still being written
+_LOG_PAUSE_SECONDS = 0.01  # after a full chunk: the function waits for its reader, other environments do not
 
 
 class State(enum.Enum):
@@ -317,7 +319,11 @@ class Environment:
             with contextlib.suppress(ValueError):
                 self._loop.remove_reader(self._sandbox.log)
             return False
-        *lines, self._partial = (self._partial + chunk).split(b"\n")
+        *lines, rest = (self._partial + chunk).split(b"\n", _MAX_LINES)
+        if b"\n" in rest:
+            flood, _, rest = rest.rpartition(b"\n")
+            lines.append(flood)
+        self._partial = rest
         for line in lines:
             self._write_line(line, self._run)
         if len(self._partial) > _MAX_LINE:

@@ -27,6 +27,7 @@ _MAX_CONNECTIONS = 32
 _MAX_HEADER_BYTES = (1 << 20) + (64 << 10)
 _MAX_ERROR_BYTES = RESPONSE_PAYLOAD_BYTES
 _MAX_URL_BYTES = 1024
+_MAX_UNREAD_BYTES = 64 << 10  # of answers that a runtime does not fetch while it sends more
 
 _REASONS = {202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large"}
 _ACCEPTED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{"status":"OK"}\n'
@@ -82,7 +83,9 @@ class RuntimeApi:
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._waiting: deque[_Connection] = deque()
+        self._receiving: _Connection | None = None
         self._current: str | None = None
+        self._undelivered: bytes | None = None
         self._initialised = False
 
     async def serve(self, sock: socket.socket) -> None:
@@ -98,9 +101,13 @@ class RuntimeApi:
             connection.abort()
 
     def deliver(self, invocation: Invocation, deadline_ms: int) -> None:
-        """Hand an event to the runtime, which must be waiting for one."""
+        """Hand an event to the runtime; if it hung up while it waited, then as soon as it asks again."""
+        event = _event(invocation, deadline_ms)
         self._current = invocation.request_id
-        self._waiting.popleft().send(_event(invocation, deadline_ms))
+        if self._waiting:
+            self._waiting.popleft().send(event)
+        else:
+            self._undelivered = event
 
     # What connections report.
 
@@ -116,9 +123,15 @@ class RuntimeApi:
         self._connections.discard(connection)
         if connection in self._waiting:
             self._waiting.remove(connection)
+        if connection is self._receiving:
+            self._receiving = None
 
     def poll(self, connection: _Connection) -> None:
         """``GET invocation/next``."""
+        if self._undelivered is not None:
+            event, self._undelivered = self._undelivered, None
+            connection.send(event)
+            return
         if self._current is not None:
             connection.refuse(403, "InvalidStateTransition", "The current event has not been answered yet.")
             return
@@ -133,6 +146,15 @@ class RuntimeApi:
     def is_current(self, request_id: str) -> bool:
         """Whether this is the event that the runtime works on."""
         return request_id == self._current
+
+    def receive(self, connection: _Connection) -> None:
+        """A connection begins to send a body that is kept. One at a time does: the latest, as after a retry.
+
+        Else every connection could make the server hold as much as the largest answer.
+        """
+        if self._receiving not in (None, connection):
+            self._receiving.abort()
+        self._receiving = connection
 
     def settle(self, connection: _Connection, request_id: str, body: bytes, error_kind: str | None) -> None:
         """``POST invocation/ID/response`` or ``.../error``, complete."""
@@ -205,6 +227,9 @@ class _Connection(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+            self.abort()
+            return
         self._header_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -249,6 +274,7 @@ class _Connection(asyncio.Protocol):
 
     def _expect(self, action: str, limit: int) -> None:
         self._action, self._limit, self._body = action, limit, []
+        self._api.receive(self)
 
     def on_body(self, body: bytes) -> None:
         self._header_bytes = 0
@@ -263,6 +289,8 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._header_bytes = 0
         action, api = self._action, self._api
+        if self._transport is None:  # aborted meanwhile, with more requests in the same piece of data
+            return
         if action == "next":
             api.poll(self)
         elif action == "foreign":
@@ -298,8 +326,9 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
 
 
 def _event(invocation: Invocation, deadline_ms: int) -> bytes:
@@ -315,7 +344,9 @@ def _event(invocation: Invocation, deadline_ms: int) -> bytes:
     if invocation.tenant is not None:
         lines.append(f"Lambda-Runtime-Aws-Tenant-Id: {invocation.tenant}")
     if invocation.client_context is not None:
-        lines.append(f"Lambda-Runtime-Client-Context: {invocation.client_context}")
+        # A line break in JSON text is white space between its tokens; in strings it is written as an escape.
+        context = invocation.client_context.replace("\r", " ").replace("\n", " ")
+        lines.append(f"Lambda-Runtime-Client-Context: {context}")
     lines.append(f"Content-Length: {len(invocation.payload)}")
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1:

@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from insula.model.limits import PROCESSES
 from insula.sandbox.driver import SandboxError
-from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
+from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, max_pids, remove_folder
 from insula.sandbox.namespaces.seccomp import compile_filter
 from insula.sandbox.runtimes import default_folder, find_interpreters, load_runtimes
 
 _NAMESPACES = ("mount", "pid", "net", "ipc", "uts", "cgroup", "user")
+_MANY_PIDS = 4_194_304  # what systemd sets on 64-bit hosts
 _TOOLS = {"unshare": "util-linux", "setpriv": "util-linux"}
 
 
@@ -45,6 +47,7 @@ def examine() -> Iterator[Finding]:
         yield Finding(tool, found is not None, found or "not found", f"apt-get install {package}")
     yield from _namespaces()
     yield _cgroups()
+    yield _process_ids()
     yield _seccomp()
     yield _overlay()
     yield from _runtimes()
@@ -79,6 +82,13 @@ def _cgroups() -> Finding:
         return Finding("cgroups", False, str(error), "See https://docs.kernel.org/admin-guide/cgroup-v2.html")
     places = ", ".join(f"v{h.version} {'+'.join(h.controllers)} at {h.mount}" for h in hierarchies)
     return Finding("cgroups", True, places)
+
+
+def _process_ids() -> Finding:
+    number = max_pids()
+    few = number < _MANY_PIDS
+    remedy = f"sysctl -w kernel.pid_max={_MANY_PIDS}; now {number // PROCESSES} fork bombs use up all there are"
+    return Finding("process ids", None if few else True, str(number), remedy if few else "")
 
 
 def _seccomp() -> Finding:

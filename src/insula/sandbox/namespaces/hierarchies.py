@@ -84,12 +84,20 @@ def make_folder(hierarchy: Hierarchy, name: str) -> Path:
         folder.mkdir()
         if hierarchy.version == 2:
             _enable(folder, hierarchy.controllers)
+        if "pids" in hierarchy.controllers:
+            # All environments together leave the host enough process ids to go on.
+            (folder / "pids.max").write_text(str(max_pids() * 3 // 4))
     except OSError as error:
         raise SandboxError(
             f"Cannot make the cgroup {folder}: {error.strerror}. Run insula serve as root, and in a container "
             "with a writable /sys/fs/cgroup."
         ) from error
     return folder
+
+
+def max_pids() -> int:
+    """How many process ids this kernel has: proc_sys_kernel(5)."""
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 def _enable(folder: Path, controllers: tuple[str, ...]) -> None:

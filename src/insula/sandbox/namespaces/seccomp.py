@@ -46,7 +46,9 @@ setgroups sethostname setns set_mempolicy swapoff swapon sync syslog umount2 uns
 
 # CLONE_NEW* in clone(2)'s first argument: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
 _NEW_NAMESPACES = 0x7E020000
-_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+# Of the internet families only these protocols: asking for SCTP or DCCP would load their modules into the kernel.
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_PROTOCOLS = (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
 _NETLINK_ROUTE = 0
 _PERSONALITIES = (0, 0xFFFFFFFF)  # the default, and asking
 
@@ -64,8 +66,16 @@ def compile_filter() -> bytes:
         _rule(program, pyseccomp.ERRNO(errno.EPERM), name)
     no_namespaces = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _NEW_NAMESPACES, 0)
     _rule(program, pyseccomp.ALLOW, "clone", no_namespaces)
+    _rule(program, pyseccomp.ALLOW, "socket", pyseccomp.Arg(0, pyseccomp.EQ, int(socket.AF_UNIX)))
     for family in _FAMILIES:
-        _rule(program, pyseccomp.ALLOW, "socket", pyseccomp.Arg(0, pyseccomp.EQ, int(family)))
+        for protocol in _PROTOCOLS:
+            _rule(
+                program,
+                pyseccomp.ALLOW,
+                "socket",
+                pyseccomp.Arg(0, pyseccomp.EQ, int(family)),
+                pyseccomp.Arg(2, pyseccomp.EQ, int(protocol)),
+            )
     _rule(
         program,
         pyseccomp.ALLOW,

@@ -10,6 +10,8 @@ import contextlib
 import os
 from typing import Dict, Sequence
 
+# cgroup v1 counts socket buffers apart from memory, and not at all without a limit of their own.
+_SOCKET_BYTES = 32 << 20
 _PERIOD_US = 100_000  # short periods cut short tasks into more pieces: measured, see DESIGN
 
 
@@ -74,6 +76,8 @@ class Cgroups:
             hierarchy.write(group, "memory.limit_in_bytes", memory + scratch)
             with contextlib.suppress(FileNotFoundError):
                 hierarchy.write(group, "memory.memsw.limit_in_bytes", memory + scratch)
+            with contextlib.suppress(FileNotFoundError):
+                hierarchy.write(group, "memory.kmem.tcp.limit_in_bytes", _SOCKET_BYTES)
 
     def open_peak(self, group: str) -> int:
         """A descriptor whose content is the peak memory use in bytes."""

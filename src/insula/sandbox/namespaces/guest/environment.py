@@ -54,7 +54,12 @@ _DEVICES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)
 
 # Parts of /proc that tell of the host or act on it. A shared kernel shows the rest: see SECURITY.md.
 _MASKED_FILES = (
+    "buddyinfo",
     "config.gz",
+    "diskstats",
+    "interrupts",
+    "iomem",
+    "ioports",
     "kallsyms",
     "kcore",
     "key-users",
@@ -65,12 +70,20 @@ _MASKED_FILES = (
     "kpageflags",
     "latency_stats",
     "modules",
+    "pagetypeinfo",
+    "partitions",
     "sched_debug",
+    "schedstat",
+    "slabinfo",
+    "softirqs",
+    "swaps",
     "sysrq-trigger",
     "timer_list",
     "vmallocinfo",
+    "vmstat",
+    "zoneinfo",
 )
-_MASKED_FOLDERS = ("acpi", "bus", "driver", "fs", "irq", "scsi", "tty")
+_MASKED_FOLDERS = ("acpi", "bus", "driver", "fs", "irq", "pressure", "scsi", "tty")
 
 
 class Layout(NamedTuple):

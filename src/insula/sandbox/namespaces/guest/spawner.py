@@ -118,6 +118,8 @@ class Spawner:
             self._pids[name] = pid
             return None
         guest.reset_process()
+        self._children.clear()  # ids of other environments are none of this one's business
+        self._pids.clear()
         return guest.Environment(
             name,
             socket.socket(fileno=channel),
@@ -184,7 +186,15 @@ def become_runtime(handler: str) -> None:
 
 
 def main() -> None:
-    """Run the spawner; in a child, run the function."""
+    """Run the spawner; in a child, run the function.
+
+    Nothing of the spawner is on the stack any more when the function runs: its code could walk up the frames.
+    """
+    become_runtime(_serve())
+
+
+def _serve() -> str:
+    """Serve until a child of ours is an environment; returns its handler."""
     control = socket.socket(fileno=CONTROL)
     message, descriptors = receive(control)
     config = json.loads(message)
@@ -195,5 +205,6 @@ def main() -> None:
     gc.freeze()  # the collector would touch, and so copy, every page that children share
     gc.disable()
     control.send(b'{"ready":true}')
-    handler = spawner.run().become()
-    become_runtime(handler)
+    child = spawner.run()
+    del spawner, config, message
+    return child.become()
