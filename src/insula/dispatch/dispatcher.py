@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from insula.dispatch.environment import Environment, TenancyViolationError
+from insula.dispatch.environment import Environment, State, TenancyViolationError
 from insula.dispatch.pool import InitFailedError, Pool
 from insula.dispatch.quotas import Quotas
 from insula.dispatch.variables import runtime_variables
@@ -80,40 +80,52 @@ class Dispatcher:
             TooManyRequestsException: a limit is reached.
             ServiceException: no environment could be made.
         """
-        if self._stopping:
-            raise ServiceUnavailableException("The server is stopping. Try again.")
         if invocation.function.per_tenant and not self._driver.isolates:
             raise InvalidParameterValueException(NO_WALL)
         self._quotas.take_invocation()
         try:
-            return await self._invoke(invocation)
-        finally:
-            self._quotas.give_invocation()  # L2: whatever happened
-
-    async def _invoke(self, invocation: Invocation) -> InvocationResult:
-        pool = self._pool(invocation.function)
-        found = pool.acquire(invocation.tenant)
-        if isinstance(found, Environment):
-            environment = found
-        else:
-            try:
-                environment = await found
-            except InitFailedError as error:
+            environment = await self._locate(invocation)
+            run = self._run(environment, invocation)
+        except BaseException as error:
+            self._quotas.give_invocation()
+            if isinstance(error, InitFailedError):
                 payload = error.payload(invocation.request_id)
                 return InvocationResult(payload, "Unhandled", invocation.function.version)
+            raise
+        run.add_done_callback(lambda _: self._settle(environment))
+        return await asyncio.shield(run)  # the function runs on without its caller, and needs its slot for so long
+
+    async def _locate(self, invocation: Invocation) -> Environment:
+        while True:
+            pool = self._pool(invocation.function)
+            found = pool.acquire(invocation.tenant)
+            if isinstance(found, Environment):
+                return found
+            try:
+                environment = await found
             except asyncio.CancelledError:
                 pool.abandon(invocation.tenant, found)
                 raise
-        self._busy.add(environment)
+            if environment.state is State.IDLE:
+                return environment
+            # It ended between the promise and its keeping.
+
+    def _run(self, environment: Environment, invocation: Invocation) -> asyncio.Future[InvocationResult]:
         try:
-            return await environment.run(invocation)
+            run = environment.run(invocation)
         except TenancyViolationError as error:
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
-        finally:
-            self._busy.discard(environment)
+        self._busy.add(environment)
+        return run
+
+    def _settle(self, environment: Environment) -> None:
+        self._busy.discard(environment)
+        self._quotas.give_invocation()  # L2: whatever happened
 
     def _pool(self, function: FunctionVersion) -> Pool:
+        if self._stopping:
+            raise ServiceUnavailableException("The server is stopping. Try again.")
         pool = self._pools.get(function.deployment)
         if pool is None:
             pool = self._pools[function.deployment] = Pool(function, self._quotas, self._create)

@@ -10,7 +10,6 @@ should rather wait for it than start another.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import os
 from collections.abc import Callable
@@ -38,7 +37,9 @@ _LOG_CHUNK = 1 << 16
 _MAX_LINE = 1 << 18  # a line without end is cut: CloudWatch's limit for one event
 _MAX_LINES = 1024  # of one chunk; what follows in it becomes one event: a flood of tiny lines must not hold the loop
 _MAX_DRAIN = 2  # chunks: what was in the pipe (pipe(7): 64 KiB) when the answer came; not what is still being written
-_LOG_PAUSE_SECONDS = 0.01  # after a full chunk: the function waits for its reader, other environments do not
+# After more than this many bytes at once the function waits for its reader, so that other environments need not.
+_LOG_BURST = 4096
+_LOG_PAUSE_SECONDS = 0.01
 
 
 class State(enum.Enum):
@@ -130,7 +131,7 @@ class Environment:
         """Serve the Runtime API and follow the log."""
         self._stream.write(init_start_line(self.function, self.function.runtime), platform=True)
         self._ended = asyncio.create_task(self._watch())
-        self._loop.add_reader(self._sandbox.log, self._read_log)
+        self._follow_log()
         try:
             await self._api.serve(self._sandbox.listener)
         except OSError:
@@ -225,7 +226,7 @@ class Environment:
         self._failure = timed_out(self.function.timeout)
         run = self._run
         if run is not None:
-            self._drain_log()
+            self._take_log()
             self._log(f"{_timestamp(self._wall())} {run.invocation.request_id} {self._failure.message}")
         self.kill()
         self._finish_failed(self._failure)
@@ -238,7 +239,7 @@ class Environment:
 
     async def _watch(self) -> None:
         how = await self._sandbox.wait()
-        self._drain_log()
+        self._take_log()
         self._end(how)
 
     def _end(self, how: Exit) -> None:
@@ -251,8 +252,6 @@ class Environment:
             self._finish_failed(failure)
         elif was is State.STARTING:
             self._owner.on_failed_start(self, self._init_document(failure))
-        if self._partial:
-            self._flush_partial(None)
         os.close(self._sandbox.log)
         self._stream.close()
         self._owner.on_ended(self)
@@ -275,9 +274,7 @@ class Environment:
         if run is None:
             return
         run.timer.cancel()
-        self._drain_log()
-        if self._partial:
-            self._flush_partial(run)
+        self._take_log()
         self._run = None
         if self.state is State.BUSY:
             self.state = State.FINISHING if failure is None else State.ENDED
@@ -304,21 +301,33 @@ class Environment:
         if len(run.tail) > 4 * LOG_TAIL_BYTES:
             del run.tail[:-LOG_TAIL_BYTES]
 
-    def _drain_log(self) -> None:
-        """Take what the function wrote before it answered, so that it stands before END."""
+    def _take_log(self) -> None:
+        """Take what the function wrote so far, a line without end as well: the platform's next line stands behind it."""
         for _ in range(_MAX_DRAIN):
             if not self._read_log():
                 break
+        if self._partial:
+            self._flush_partial(self._run)
 
-    def _read_log(self) -> bool:
+    def _follow_log(self) -> None:
+        if self.state is not State.ENDED:  # what is left then is read once the sandbox is gone
+            self._loop.add_reader(self._sandbox.log, self._on_log)
+
+    def _on_log(self) -> None:
+        size = self._read_log()
+        if size is None:
+            return
+        if size == 0 or size > _LOG_BURST:
+            self._loop.remove_reader(self._sandbox.log)
+        if size > _LOG_BURST:
+            self._loop.call_later(_LOG_PAUSE_SECONDS, self._follow_log)
+
+    def _read_log(self) -> int | None:
+        """Take what is there; returns how many bytes, 0 at the end and None if there is nothing now."""
         try:
             chunk = os.read(self._sandbox.log, _LOG_CHUNK)
         except BlockingIOError:
-            return False
-        if not chunk:
-            with contextlib.suppress(ValueError):
-                self._loop.remove_reader(self._sandbox.log)
-            return False
+            return None
         *lines, rest = (self._partial + chunk).split(b"\n", _MAX_LINES)
         if b"\n" in rest:
             flood, _, rest = rest.rpartition(b"\n")
@@ -328,7 +337,7 @@ class Environment:
             self._write_line(line, self._run)
         if len(self._partial) > _MAX_LINE:
             self._flush_partial(self._run)
-        return True
+        return len(chunk)
 
     def _flush_partial(self, run: _Run | None) -> None:
         line, self._partial = self._partial, b""

@@ -120,7 +120,9 @@ class Pool:
         """The caller went away while it waited; what was already given to it goes to the next one."""
         tenancy = self._tenants.get(tenant)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-            self.on_idle(waiter.result())
+            environment = waiter.result()
+            if environment.state is State.IDLE:  # it may have ended meanwhile
+                self.on_idle(environment)
         elif tenancy is not None and waiter in tenancy.waiters:
             tenancy.waiters.remove(waiter)
 
@@ -143,12 +145,12 @@ class Pool:
     async def close(self) -> None:
         """End everything."""
         self.retired = True
+        for tenancy in self._tenants.values():  # first, so that nothing is started for them
+            while tenancy.waiters:
+                self._fail_first(tenancy, ServiceUnavailableException("The server is stopping. Try again."))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for tenancy in self._tenants.values():
-            while tenancy.waiters:
-                self._fail_first(tenancy, ServiceUnavailableException("The server is stopping. Try again."))
         environments = list(self.environments())
         for environment in environments:
             environment.kill()
@@ -218,15 +220,16 @@ class Pool:
             environment = await self._create(self, tenant)
             environment.bind(tenant)
             tenancy.environments.add(environment)
-        except (SandboxError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may wait for it for ever
             self._log_failure(error)
             message = "The execution environment could not be made. The server's log says why."
             self._fail_first(tenancy, ServiceException(message))
         finally:
             tenancy.starting -= 1
-            if environment is None and tenant is not None:
-                self._quotas.give_environment(self._quota_key)
-            self._drop_if_empty(tenant, tenancy)
+            if environment is None:
+                if tenant is not None:
+                    self._quotas.give_environment(self._quota_key)
+                self._supply_or_fail(tenant, tenancy)  # some may have relied on this one while the quota was full
         if environment is not None:
             await environment.open()
 
@@ -234,7 +237,8 @@ class Pool:
         if isinstance(error, IsolationError):
             logger.critical("SECURITY: a sandbox failed its verification and was killed: %s", error)
         else:
-            logger.error("an environment of %s could not be made: %s", self.function.arn, error)
+            unexpected = None if isinstance(error, SandboxError | OSError) else error
+            logger.error("an environment of %s could not be made: %s", self.function.arn, error, exc_info=unexpected)
 
     def _fail_first(self, tenancy: _Tenancy, error: Exception) -> None:
         while tenancy.waiters:
