@@ -193,7 +193,10 @@ class Environment:
 
     def on_next(self) -> None:
         """The runtime is ready."""
+        if self._init_error is not None or self._failure is not None:
+            return  # it is being ended
         if self.state is State.STARTING:
+            self._take_log()  # what init printed stands before START
             self._init_timer.cancel()
             self._init = self._clock() - self._init_started
             self._sandbox.begin_invocations()
@@ -302,7 +305,7 @@ class Environment:
             del run.tail[:-LOG_TAIL_BYTES]
 
     def _take_log(self) -> None:
-        """Take what the function wrote so far, a line without end as well: the platform's next line stands behind it."""
+        """Take what the function wrote so far, a line without end too: the platform's next line stands behind it."""
         for _ in range(_MAX_DRAIN):
             if not self._read_log():
                 break
