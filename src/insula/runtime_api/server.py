@@ -225,6 +225,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._api.closed(self)
         self._transport = None
+        # The parser refers to this object and this object to it: what it holds would stay until a garbage collection.
+        self._body = None
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
