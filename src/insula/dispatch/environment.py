@@ -79,7 +79,6 @@ class _Run:
     invocation: Invocation
     future: asyncio.Future[InvocationResult]
     started: float
-    timer: asyncio.TimerHandle
     tail: bytearray | None
 
 
@@ -124,7 +123,7 @@ class Environment:
         self._init: float | None = None
         self._init_error: bytes | None = None
         self._failure: Failure | None = None
-        self._init_timer = self._loop.call_later(INIT_TIMEOUT_SECONDS, self._on_init_timeout)
+        self._timer = self._loop.call_later(INIT_TIMEOUT_SECONDS, self._on_init_timeout)  # until the next poll
         self._ended: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -170,8 +169,8 @@ class Environment:
         now = self._clock()
         timeout = self.function.timeout
         future: asyncio.Future[InvocationResult] = self._loop.create_future()
-        timer = self._loop.call_later(timeout, self._on_timeout)
-        self._run = _Run(invocation, future, now, timer, bytearray() if invocation.tail else None)
+        self._timer = self._loop.call_later(timeout, self._on_timeout)
+        self._run = _Run(invocation, future, now, bytearray() if invocation.tail else None)
         self._log(start_line(invocation))
         self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
         return future
@@ -197,11 +196,11 @@ class Environment:
             return  # it is being ended
         if self.state is State.STARTING:
             self._take_log()  # what init printed stands before START
-            self._init_timer.cancel()
             self._init = self._clock() - self._init_started
             self._sandbox.begin_invocations()
         elif self.state is not State.FINISHING:
             return
+        self._timer.cancel()
         self.state = State.IDLE
         self.idle_since = self._clock()
         self._owner.on_idle(self)
@@ -226,6 +225,7 @@ class Environment:
     # The clock speaks.
 
     def _on_timeout(self) -> None:
+        """An answer does not stop the clock, only the poll after it does: else who never polls would never end."""
         self._failure = timed_out(self.function.timeout)
         run = self._run
         if run is not None:
@@ -247,7 +247,7 @@ class Environment:
 
     def _end(self, how: Exit) -> None:
         was, self.state = self.state, State.ENDED
-        self._init_timer.cancel()
+        self._timer.cancel()
         self._loop.remove_reader(self._sandbox.log)
         self._api.close()
         failure = self._failure or exited(how)
@@ -276,7 +276,6 @@ class Environment:
         run = self._run
         if run is None:
             return
-        run.timer.cancel()
         self._take_log()
         self._run = None
         if self.state is State.BUSY:
