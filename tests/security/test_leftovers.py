@@ -1,0 +1,86 @@
+"""T4, L3: what an environment still has of the spawner, and what is left of an environment that ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.security.conftest import Held, Tenant
+from tests.server import Server, descendants
+
+
+def test_no_module_of_the_spawner_is_loaded(green: Tenant) -> None:
+    assert green.run("leftovers.modules") == []
+
+
+def test_no_object_of_the_spawner_is_alive(green: Tenant) -> None:
+    assert green.run("leftovers.objects") == []
+
+
+def test_no_id_of_another_environment_is_in_memory(green: Tenant, tenant: Callable[[str], Tenant]) -> None:
+    for _ in range(3):
+        tenant("blue").run("processes.seen")
+    own = green.run("leftovers.own_variables")["AWS_LAMBDA_LOG_STREAM_NAME"]
+    assert [found for found in green.run("leftovers.ids") if found not in own] == []
+
+
+def test_the_first_process_tells_nothing_of_the_host(green: Tenant, server: Server) -> None:
+    """/proc/1/environ and cmdline are still those with which the spawner was started."""
+    variables = green.run("leftovers.environment_of", pid=1)
+    assert set(variables) <= {"PATH", "LANG", "LD_LIBRARY_PATH", "AWS_LAMBDA_RUNTIME_API"}
+    assert str(server.data_dir) not in green.run("leftovers.command_line", pid=1)
+
+
+def test_a_function_is_given_its_own_variables_only(green: Tenant, server: Server) -> None:
+    variables = green.run("leftovers.own_variables")
+    assert variables["OWN"] == "variable"
+    assert not {name for name in variables if name in server.variables.keys() - {"AWS_DEFAULT_REGION", "AWS_REGION"}}
+    assert server.variables["AWS_SECRET_ACCESS_KEY"] not in variables.values()
+
+
+def test_nothing_stays_of_an_environment_that_ended(blue: Held, server: Server) -> None:
+    """L3: found from the host by what it holds, its traces are looked for after its end."""
+    pid = _find(server, blue)
+    status = Path(f"/proc/{pid}/status").read_text()
+    uid = status.partition("\nUid:\t")[2].split()[0]
+    groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    (group,) = {line.rpartition("/")[2] for line in groups if "/insula-" in line}
+    namespace = str(Path(f"/proc/{pid}/ns/net").readlink())
+    assert _groups(group)
+    assert namespace in _namespaces()
+    blue.tenant.fail("resources.exit")
+    assert blue.tenant.run("memory.files", head=blue.head, root="/tmp") == []  # in its successor
+    assert not Path(f"/proc/{pid}").exists()
+    assert not _groups(group)
+    assert namespace not in _namespaces()
+    assert not [path for path in Path("/proc").glob("[0-9]*") if _owner(path) == int(uid)]
+    assert _find(server, blue) is None
+
+
+def _find(server: Server, held: Held) -> int | None:
+    """The process of the environment in whose /tmp the secret lies."""
+    for pid in descendants(server.pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/root/tmp/secret").read_text() == held.secret:
+                return pid
+    return None
+
+
+def _groups(name: str) -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            found.add(str(path.readlink()))
+    return found
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
