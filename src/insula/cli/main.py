@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_number(0, 65535), default=9900, help="default: 9900; 0: any free port")
     _add_data_dir(parser)
-    parser.add_argument("--region", default="us-east-1", help="AWS region to stand for (default: us-east-1)")
+    parser.add_argument(
+        "--region", type=_region, default="us-east-1", help="AWS region to stand for (default: us-east-1)"
+    )
     parser.add_argument("--account-id", type=_account, default="000000000000", help="default: 000000000000")
     parser.add_argument("--no-auth", action="store_true", help="do not check signatures; only on loopback")
     parser.add_argument(
@@ -111,6 +114,12 @@ def _number(low: int, high: int) -> type[int]:
 
     convert.__name__ = "number"
     return convert  # type: ignore[return-value]  # argparse calls it, as it would call int
+
+
+def _region(text: str) -> str:
+    if not re.fullmatch(r"[a-z]{2,4}(-[a-z]{2,16}){1,3}-[0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a region: a name such as us-east-1 is expected")
+    return text
 
 
 def _account(text: str) -> str:

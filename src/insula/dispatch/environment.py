@@ -128,7 +128,7 @@ class Environment:
 
     async def open(self) -> None:
         """Serve the Runtime API and follow the log."""
-        self._stream.write(init_start_line(self.function, self.function.runtime), platform=True)
+        self._stream.write(init_start_line(self.function), platform=True)
         self._ended = asyncio.create_task(self._watch())
         self._follow_log()
         try:

@@ -71,14 +71,10 @@ def oversize_document() -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def init_start_line(function: FunctionVersion, runtime_version: str) -> str:
+def init_start_line(function: FunctionVersion) -> str:
     """First line of a stream."""
-    return f"INIT_START Runtime Version: {runtime_version}\tRuntime Version ARN: {runtime_arn(function)}"
-
-
-def runtime_arn(function: FunctionVersion) -> str:
-    """ARN of the runtime version that Insula reports."""
-    return f"arn:aws:lambda:{function.region}::runtime:{function.runtime}"
+    runtime = function.runtime.replace("python", "python:")
+    return f"INIT_START Runtime Version: {runtime}\tRuntime Version ARN: {function.runtime_version_arn}"
 
 
 def start_line(invocation: Invocation) -> str:

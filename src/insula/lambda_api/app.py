@@ -112,12 +112,15 @@ class _Reader:
 
 
 def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    headers = dict(pairs)
+    # White space around a value is no part of it (RFC 9110, 5.5), and the parser strips it on one side only: else
+    # "blue " would be a tenant of its own that the function is told is "blue".
+    headers = {name: value.strip(b" \t") for name, value in pairs}
     if len(headers) != len(pairs):
         # Repeated: joined, as in the canonical request that is signed. No repeated member passes its pattern.
         headers = {}
         for name, value in pairs:
-            headers[name] = headers[name] + b"," + value if name in headers else value
+            stripped = value.strip(b" \t")
+            headers[name] = headers[name] + b"," + stripped if name in headers else stripped
     return headers
 
 

@@ -5,7 +5,6 @@ Source: recorded answers of AWS Lambda; which keys are absent is part of them.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from insula.model.arn import LATEST, FunctionArn
@@ -19,7 +18,7 @@ def full_configuration(function: FunctionVersion, arn: FunctionArn | None = None
         arn: the ARN to show instead of the version's own.
     """
     shown = _configuration(function, arn or function.arn)
-    shown["RuntimeVersionConfig"] = {"RuntimeVersionArn": _runtime_version(function)}
+    shown["RuntimeVersionConfig"] = {"RuntimeVersionArn": function.runtime_version_arn}
     shown["State"] = function.state
     shown["StateReason"] = function.state_reason
     shown["StateReasonCode"] = function.state_reason_code
@@ -72,12 +71,6 @@ def _configuration(function: FunctionVersion, arn: FunctionArn) -> dict[str, Any
 def default_log_group(name: str) -> str:
     """The log group of a function that does not choose one."""
     return f"/aws/lambda/{name}"
-
-
-def _runtime_version(function: FunctionVersion) -> str:
-    # AWS names a runtime's build by a hash; here one build stands for each runtime of the host.
-    build = hashlib.sha256(function.runtime.encode()).hexdigest()
-    return f"arn:aws:lambda:{function.region}::runtime:{build}"
 
 
 def _present(members: dict[str, Any]) -> dict[str, Any]:

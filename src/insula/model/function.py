@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -73,6 +74,12 @@ class FunctionVersion:
     def per_tenant(self) -> bool:
         """Whether the function uses tenant isolation mode."""
         return self.tenancy == PER_TENANT
+
+    @property
+    def runtime_version_arn(self) -> str:
+        """ARN of the runtime's build. AWS names it by a hash; here one build stands for each runtime of the host."""
+        build = hashlib.sha256(self.runtime.encode()).hexdigest()
+        return f"arn:aws:lambda:{self.region}::runtime:{build}"
 
     def to_document(self) -> dict[str, Any]:
         """A JSON-serialisable form for the store."""

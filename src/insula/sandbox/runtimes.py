@@ -74,7 +74,7 @@ def load_runtimes(folder: Path) -> dict[str, Runtime]:
     for description in sorted(folder.glob(f"*/{_DESCRIPTION}")):
         data = json.loads(description.read_text())
         interpreter = Path(data["interpreter"])
-        if interpreter.is_file():
+        if os.access(interpreter, os.X_OK):
             name = description.parent.name
             found[name] = Runtime(name, interpreter, Path(data["prefix"]), description.parent)
     return found

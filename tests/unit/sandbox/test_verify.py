@@ -18,7 +18,8 @@ _STATUS = {
     "Uid": "7\t7\t7\t7",
     "Gid": "7\t7\t7\t7",
     "Groups": " ",
-    "NSpid": "500\t30\t1",
+    "NSpid": "500\t30\t2",
+    "PPid": "400",
     "CapInh": _NONE,
     "CapPrm": _NONE,
     "CapEff": _NONE,
@@ -52,7 +53,7 @@ class Process:
         raise FileNotFoundError(path)
 
     def check(self, **changes: Any) -> Any:
-        facts = {"uid": 7, "group": _GROUP, "hierarchies": 3, "foreign": _FOREIGN, **changes}
+        facts = {"init": 400, "uid": 7, "group": _GROUP, "hierarchies": 3, "foreign": _FOREIGN, **changes}
         return verify(500, **facts)
 
 
@@ -87,8 +88,10 @@ def test_a_confined_process_passes(process: Process) -> None:
         ("Seccomp", "1"),
         ("Threads", "2"),
         ("NSpid", "500"),
-        ("NSpid", "500\t30\t2"),
-        ("NSpid", "500\t30\t11"),
+        ("NSpid", "500\t30\t1"),
+        ("NSpid", "500\t30\t3"),
+        ("PPid", "1"),
+        ("NSpid", "500\t30\t12"),
         ("NSpid", ""),
     ],
 )
@@ -137,10 +140,10 @@ def test_another_cgroup_is_refused(process: Process, cgroup: str) -> None:
 
 def test_a_process_that_is_gone_is_refused() -> None:
     with pytest.raises(IsolationError, match="vanished"):
-        verify(2**22 + 1, uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())
+        verify(2**22 + 1, init=400, uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())
 
 
 def test_this_process_is_refused() -> None:
     """Read from the real /proc."""
     with pytest.raises(IsolationError):
-        verify(os.getpid(), uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())
+        verify(os.getpid(), init=400, uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())

@@ -37,21 +37,21 @@ _STANDBY = 2  # prepared children a runtime keeps in store
 
 
 class NamespaceSandbox:
-    """A sandbox made by the spawner; see the Sandbox protocol."""
+    """A sandbox made by the spawner; see the Sandbox protocol.
+
+    Attributes:
+        pid: process id of the runtime as seen on the host.
+    """
 
     isolation = "namespaces"
 
-    def __init__(self, spec: SandboxSpec, prepared: Prepared, log: int) -> None:
+    def __init__(self, spec: SandboxSpec, prepared: Prepared, pid: int, log: int) -> None:
         self.spec = spec
+        self.pid = pid
         self.listener = prepared.listener
         self.log = log
         self.started = time.monotonic()
         self._prepared = prepared
-
-    @property
-    def pid(self) -> int:
-        """Process id of the runtime as seen on the host."""
-        return self._prepared.pid
 
     async def wait(self) -> Exit:
         """See the protocol."""
@@ -198,7 +198,7 @@ class NamespacesDriver:
             "environment": dict(spec.environment),
             "memory": spec.memory,
             "ephemeral_storage": spec.ephemeral_storage,
-            "processes": PROCESSES,
+            "processes": PROCESSES + 1,  # init is not the function's
             "descriptors": FILE_DESCRIPTORS,
             "uid": uid,
         }
@@ -208,7 +208,7 @@ class NamespacesDriver:
             socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
             pid, _ = await prepared.spawner.receive(prepared.channel)
             self._verify(prepared, pid, uid)
-            sandbox = NamespaceSandbox(spec, prepared, log)
+            sandbox = NamespaceSandbox(spec, prepared, pid, log)
             prepared.channel.send(b"go")
         except OSError as error:
             os.close(log)
@@ -223,11 +223,9 @@ class NamespacesDriver:
         return sandbox
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
-        if pid != prepared.pid:
-            raise IsolationError(f"process {pid} speaks for process {prepared.pid}")
         foreign = self._own | read_namespaces(prepared.spawner.pid)
         found = verify(
-            pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
+            pid, init=prepared.pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
         ).namespaces
         shared = self._namespaces & found
         if shared:

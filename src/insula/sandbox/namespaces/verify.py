@@ -23,11 +23,12 @@ def read_namespaces(pid: int | str) -> frozenset[str]:
     return frozenset(os.readlink(f"/proc/{pid}/ns/{kind}") for kind in _NAMESPACES)
 
 
-def verify(pid: int, *, uid: int, group: str, hierarchies: int, foreign: frozenset[str]) -> Confinement:
+def verify(pid: int, *, init: int, uid: int, group: str, hierarchies: int, foreign: frozenset[str]) -> Confinement:
     """Check a sandbox's process through /proc.
 
     Args:
         pid: as seen by this process, from the kernel (SCM_CREDENTIALS).
+        init: the process that was prepared, which it must be a child of.
         uid: the user and group that it must have.
         group: name of its cgroup.
         hierarchies: in how many cgroup hierarchies it must be in that group.
@@ -55,6 +56,7 @@ def verify(pid: int, *, uid: int, group: str, hierarchies: int, foreign: frozens
         "CapAmb": _NO_CAPABILITIES,
         "NoNewPrivs": "1",
         "Seccomp": "2",
+        "PPid": str(init),
         "Threads": "1",
     }
     for key, value in expected.items():
@@ -63,8 +65,8 @@ def verify(pid: int, *, uid: int, group: str, hierarchies: int, foreign: frozens
     shared = namespaces & foreign
     if shared or len(namespaces) != len(_NAMESPACES):
         raise IsolationError(f"process {pid} shares the namespaces {sorted(shared)}")
-    if not status.get("NSpid", "").endswith("\t1"):
-        raise IsolationError(f"process {pid} is not the first of its pid namespace: {status.get('NSpid')!r}")
+    if not status.get("NSpid", "").endswith("\t2"):
+        raise IsolationError(f"process {pid} is not the second of its pid namespace: {status.get('NSpid')!r}")
     if groups.count(f"/{group}\n") != hierarchies:
         raise IsolationError(f"process {pid} is not in the cgroup {group} of all {hierarchies} hierarchies")
     return Confinement(namespaces)

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Dict, FrozenSet, List, NamedTuple, Sequence, Set
+from typing import Any, Dict, FrozenSet, List, NamedTuple, NoReturn, Sequence, Set
 
 from .cgroup import Cgroups
 from .syscalls import (
@@ -69,6 +69,7 @@ _MASKED_FILES = (
     "kpagecount",
     "kpageflags",
     "latency_stats",
+    "locks",
     "modules",
     "pagetypeinfo",
     "partitions",
@@ -113,6 +114,7 @@ class Environment:
         cgroups: hierarchies to enter.
         seccomp: the filter, a BPF program.
         libraries: what is loaded beyond the runtime itself.
+        status: descriptor of a datagram socket to the spawner, for the runtime's exit status.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Environment:
         cgroups: Cgroups,
         seccomp: bytes,
         libraries: Libraries,
+        status: int,
     ) -> None:
         self._name = name
         self._channel = channel
@@ -130,6 +133,7 @@ class Environment:
         self._cgroups = cgroups
         self._seccomp = seccomp
         self._libraries = libraries
+        self._status = status
 
     def become(self) -> str:
         """Turn this process into an environment; returns its handler once the main process said "go"."""
@@ -144,6 +148,7 @@ class Environment:
                 os._exit(0)  # never needed: the server stops
             spec = json.loads(message)
             self._start(spec, descriptors[0])
+            self._leave_init()
             self._channel.send(b'{"confined":true}')
             if self._channel.recv(16) != b"go":
                 os._exit(1)
@@ -212,12 +217,36 @@ class Environment:
         drop_capabilities()
         load_filter(self._seccomp)
 
+    def _leave_init(self) -> None:
+        """Go on as the child of an init process.
+
+        The kernel drops signals without a handler that reach the first process of a pid namespace from within, such
+        as its own SIGKILL or SIGABRT, and whose children nobody reaps stay zombies. So this process, confined as it is,
+        stays behind as init, and the function runs in its child.
+        """
+        pid = os.fork()
+        if pid:
+            _run_init(pid, self._name, self._status)
+
     def _forget_shadowed_modules(self) -> None:
         """Unload preloaded libraries that the function brings itself: its own copy must win, as on AWS."""
         own = _top_level_names(["/var/task", "/opt/python", *_layer_packages()])
         if not own.isdisjoint(self._libraries.packages):
             for name in self._libraries.modules:
                 sys.modules.pop(name, None)
+
+
+def _run_init(runtime: int, name: str, status: int) -> NoReturn:
+    """Reap every process of the environment, until the runtime ends; its end is the environment's."""
+    os.dup2(status, 3)
+    close_from(4)
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
+    while True:
+        pid, how = os.wait()
+        if pid == runtime:
+            os.write(3, f"{name} {how}".encode())
+            os._exit(0)
 
 
 def _mask_proc() -> None:

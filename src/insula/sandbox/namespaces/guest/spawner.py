@@ -49,7 +49,10 @@ class Spawner:
         self._libraries = guest.Libraries((), frozenset())
         self._children: Dict[int, str] = {}
         self._pids: Dict[str, int] = {}
+        self._statuses: Dict[str, int] = {}
         self._starved: Set[str] = set()  # ended for their use of memory
+        self._status, self._status_writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._status.setblocking(False)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def preload(self, modules: List[str]) -> None:
@@ -127,7 +130,17 @@ class Spawner:
             self._cgroups,
             self._seccomp,
             self._libraries,
+            self._status_writer.detach(),
         )
+
+    def _read_statuses(self) -> Dict[str, int]:
+        """Exit statuses of runtimes, as their init processes told them; one that was killed itself told nothing."""
+        while True:
+            try:
+                name, status = self._status.recv(256).decode().split()
+            except BlockingIOError:
+                return self._statuses
+            self._statuses[name] = int(status)
 
     def _reap(self) -> None:
         while True:
@@ -140,6 +153,7 @@ class Spawner:
             # A pid namespace's init is reaped last: nothing of the environment runs any more.
             name = self._children.pop(pid)
             del self._pids[name]
+            status = self._read_statuses().pop(name, status)
             report = {
                 "exited": name,
                 "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -175,8 +189,11 @@ def stop() -> NoReturn:
 
 def become_runtime(handler: str) -> None:
     """Run the function as AWS's own bootstrap does. Ends as the function's process ends."""
+    from awslambdaric import bootstrap
     from awslambdaric.__main__ import main
 
+    if "AWS_LAMBDA_LOG_LEVEL" in os.environ:
+        importlib.reload(bootstrap)  # it was imported ahead, and reads its settings when it is
     for name in ("environment", "spawner", "cgroup", "syscalls"):
         del sys.modules[f"{__package__}.{name}"]
     del sys.modules[__package__]
