@@ -42,6 +42,7 @@ from insula.telemetry.logs import LogStore
 ISOLATIONS = ("namespaces", "none")
 _ENDPOINT_FILE = "server.json"
 _GRACE_SECONDS = 20.0
+_COLLECT_SECONDS = 600.0
 
 logger = logging.getLogger("insula")
 
@@ -125,7 +126,11 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
     verifier = None if settings.no_auth else _verifier(settings, catalog)
     app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account)
     activation.resume()
-    background = [asyncio.create_task(logs.run()), asyncio.create_task(dispatcher.run())]
+    background = [
+        asyncio.create_task(logs.run()),
+        asyncio.create_task(dispatcher.run()),
+        asyncio.create_task(_collect(catalog, code, dispatcher)),
+    ]
     try:
         await _serve_http(app, settings, sock)
     finally:
@@ -135,6 +140,13 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+async def _collect(catalog: Catalog, code: CodeStore, dispatcher: Dispatcher) -> None:
+    """Remove packages that no function and no environment needs any more, for ever."""
+    while True:
+        await asyncio.sleep(_COLLECT_SECONDS)
+        await code.collect({f.code_sha256 for f in catalog.all_functions()} | dispatcher.code_in_use())
 
 
 async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -> None:

@@ -152,6 +152,10 @@ class Dispatcher:
         if pool is not None:
             pool.retire()
 
+    def code_in_use(self) -> set[str]:
+        """``CodeSha256`` of everything that an environment lives from."""
+        return {pool.function.code_sha256 for pool in self._pools.values()}
+
     def environments(self) -> int:
         """How many environments live."""
         return sum(1 for pool in self._pools.values() for _ in pool.environments())

@@ -19,7 +19,6 @@ body's message key, which differs per error on AWS; subclassing registers it in 
     ├── ResourceConflictException           409
     ├── PreconditionFailedException         412
     ├── RequestEntityTooLargeException      413
-    ├── UnsupportedMediaTypeException       415
     ├── CodeStorageExceededException        400
     ├── TooManyRequestsException            429
     ├── ServiceException                    500
@@ -153,12 +152,6 @@ class RequestEntityTooLargeException(LambdaError):
     """The request's body is over the operation's limit."""
 
     status = 413
-
-
-class UnsupportedMediaTypeException(LambdaError):
-    """The body's content type is not JSON."""
-
-    status = 415
 
 
 class CodeStorageExceededException(LambdaError):
