@@ -87,7 +87,7 @@ class FakeSandbox:
     @property
     def deployment(self) -> str:
         """What its code belongs to."""
-        return self.spec.code.name
+        return str(self.spec.code)
 
     # Sandbox
 

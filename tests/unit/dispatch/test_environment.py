@@ -232,6 +232,34 @@ def test_a_timeout_answers_kills_and_says_so_in_the_log() -> None:
     run(main())
 
 
+def test_a_runtime_that_answers_and_never_polls_again_is_ended_at_its_deadline() -> None:
+    async def main() -> None:
+        bench = await Bench().idle()
+        future = bench.environment.run(new_invocation(FUNCTION, "blue"))
+        await asyncio.sleep(1)
+        bench.sandbox.answer(b'"mine"')
+        assert (await future).payload == b'"mine"'
+        await bench.environment.wait()
+        assert asyncio.get_running_loop().time() == pytest.approx(3.0)
+        assert bench.stream.lines[-1].startswith("REPORT")
+
+    run(main())
+
+
+def test_the_deadline_of_an_invocation_ends_with_the_next_poll() -> None:
+    async def main() -> None:
+        bench = await Bench().idle()
+        future = bench.environment.run(new_invocation(FUNCTION, "blue"))
+        bench.sandbox.answer()
+        await future
+        bench.sandbox.poll()
+        await asyncio.sleep(60)
+        assert bench.environment.state is State.IDLE
+        await bench.end()
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
