@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,14 +32,18 @@ RUNTIME = (
 class Server:
     """One server process on a free port.
 
+    Args:
+        prefix: a command that runs the server's, such as one that changes the user.
+
     Attributes:
         data_dir: its data folder.
         variables: what `insula env` prints for it.
     """
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, prefix: Sequence[str] = ()) -> None:
         self.data_dir = data_dir
         self._options = options
+        self._prefix = prefix
         self.process: subprocess.Popen[bytes] | None = None
         self.variables: dict[str, str] = {}
 
@@ -47,7 +52,9 @@ class Server:
         self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [INSULA, "serve", "--port", "0", "--data-dir", self.data_dir, *self._options], stdout=log, stderr=log
+                [*self._prefix, INSULA, "serve", "--port", "0", "--data-dir", self.data_dir, *self._options],
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -60,10 +67,8 @@ class Server:
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
     def _read_variables(self) -> dict[str, str]:
-        text = self.cli("env").stdout
-        return dict(
-            line.removeprefix("export ").split("=", 1) for line in text.splitlines() if line.startswith("export ")
-        )
+        words = shlex.split(self.cli("env").stdout)
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     @property
     def endpoint(self) -> str:
@@ -85,14 +90,14 @@ class Server:
     def client(self, **options: Any) -> Any:
         """A boto3 client for it."""
         config = Config(retries={"total_max_attempts": 1}, read_timeout=120, max_pool_connections=64)
-        return boto3.client(
-            "lambda",
-            endpoint_url=self.endpoint,
-            region_name=self.variables["AWS_DEFAULT_REGION"],
-            aws_access_key_id=self.variables["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.variables["AWS_SECRET_ACCESS_KEY"],
-            **{"config": config, **options},
-        )
+        settings = {
+            "endpoint_url": self.endpoint,
+            "region_name": self.variables["AWS_DEFAULT_REGION"],
+            "aws_access_key_id": self.variables["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": self.variables["AWS_SECRET_ACCESS_KEY"],
+            "config": config,
+        }
+        return boto3.client("lambda", **{**settings, **options})
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run an `insula` command against its data folder."""

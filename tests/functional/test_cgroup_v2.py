@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.machines.machine import PACKAGES, installed, run
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the machine is emulated for x86_64 only")
 @pytest.mark.timeout(900)
 def test_environments_are_isolated_and_limited_under_cgroup_v2(tmp_path: Path) -> None:
     assert installed(), f"apt-get install {' '.join(PACKAGES)}"
