@@ -11,11 +11,11 @@ _REFUSED = ("EPERM", "ENOSYS")
 
 
 def test_only_own_processes_are_seen_and_signalled(green: Tenant, blue: Held) -> None:
-    assert green.run("processes.seen") == [1]
-    assert green.run("processes.reachable", highest=70_000) == green.run("processes.thread_ids") == [1]
+    family = green.run("processes.family")
+    assert green.run("processes.seen") == green.run("processes.reachable", highest=70_000) == family
     child = green.run("processes.spawn_sleeper")
-    assert green.run("processes.seen") == [1, child]  # a process that is there is found
-    assert green.run("processes.reachable", highest=100) == [1, child]
+    assert green.run("processes.seen") == [*family, child]  # a process that is there is found
+    assert green.run("processes.reachable", highest=100) == [*family, child]
     assert blue.tenant.run("victim.held") == blue.secret
 
 
@@ -24,7 +24,7 @@ def test_no_process_of_the_host_can_be_entered(green: Tenant, server: Server) ->
     own = green.run("processes.enter", pid=child)
     assert own["kill"] is own["environ"] is None or isinstance(own["environ"], int)
     for pid in (server.pid, *descendants(server.pid)):
-        if pid in (1, child):
+        if pid in (*green.run("processes.family"), child):
             continue
         got = green.run("processes.enter", pid=pid)
         assert set(got.values()) <= {"ESRCH", "ENOENT", "EPERM", "ENOSYS"}, got
@@ -33,6 +33,13 @@ def test_no_process_of_the_host_can_be_entered(green: Tenant, server: Server) ->
 def test_debuggers_calls_are_refused_even_for_own_processes(green: Tenant) -> None:
     got = green.run("processes.enter", pid=green.run("processes.spawn_sleeper"))
     assert {got[name] for name in ("ptrace", "process_vm_readv", "pidfd_getfd")} <= set(_REFUSED)
+
+
+def test_init_cannot_be_made_to_obey(green: Tenant) -> None:
+    """It runs as the function's own user, and holds a socket to the spawner, which serves every tenant."""
+    got = green.run("processes.open_init")
+    assert all(answer in ("EACCES", "EPERM", "ENOSYS") for answer in got.values()), got
+    assert green.run("processes.open_self") is True
 
 
 def test_nobody_becomes_another_user(green: Tenant) -> None:

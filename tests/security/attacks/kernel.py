@@ -264,3 +264,14 @@ def cgroups() -> dict[str, Any]:
         "mounts": [mount["path"] for mount in _mounts() if mount["kind"].startswith("cgroup")],
         "sys": attempt(lambda: os.listdir("/sys")),
     }
+
+
+def oom_score() -> dict[str, Any]:
+    """How readily the kernel ends this process for lack of memory, and whether that can be changed."""
+    score = Path("/proc/self/oom_score_adj")
+    return {
+        "before": score.read_text().strip(),
+        "lower": attempt(score.write_text, "-1000"),
+        "zero": attempt(score.write_text, "0"),
+        "after": score.read_text().strip(),
+    }

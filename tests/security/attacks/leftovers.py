@@ -1,5 +1,3 @@
-# An attack makes the calls that it is about.
-# ruff: noqa: PTH123
 """What the process still has of the spawner that it was forked from."""
 
 from __future__ import annotations
@@ -9,7 +7,10 @@ import os
 import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
+
+from .attempt import attempt
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -53,17 +54,19 @@ def ids() -> list[str]:
     return sorted(found)
 
 
-def environment_of(pid: int) -> dict[str, str]:
+def environment_of(pid: int) -> Any:
     """The initial environment of a process."""
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        pairs = (entry.partition("=") for entry in file.read().decode().split("\0") if entry)
-        return {name: value for name, _, value in pairs}
+    return attempt(_environment_of, pid)
+
+
+def _environment_of(pid: int) -> dict[str, str]:
+    pairs = (entry.partition("=") for entry in Path(f"/proc/{pid}/environ").read_text().split("\0") if entry)
+    return {name: value for name, _, value in pairs}
 
 
 def command_line(pid: int) -> str:
     """Its arguments."""
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read().decode()
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def own_variables() -> dict[str, str]:

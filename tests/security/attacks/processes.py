@@ -22,6 +22,16 @@ def seen() -> list[int]:
     return sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
 
 
+def family() -> list[int]:
+    """What ``seen`` may find: this process and init."""
+    return sorted({1, os.getpid()})
+
+
+def answer() -> int:
+    """Nothing but an answer: how a neighbour shows that it is served."""
+    return 1
+
+
 def reachable(highest: int) -> list[int]:
     """Every process id that takes signal 0, by kill(2) and by pidfd."""
     found = set()
@@ -36,7 +46,7 @@ def reachable(highest: int) -> list[int]:
 
 
 def thread_ids() -> list[int]:
-    """This process and its threads: what ``reachable`` may find."""
+    """This process's threads."""
     return sorted(int(name) for name in os.listdir("/proc/self/task"))
 
 
@@ -63,6 +73,23 @@ def enter(pid: int) -> dict[str, Any]:
         "affinity": attempt(lambda: sorted(os.sched_getaffinity(pid))),
         "limits": syscall(302, pid, 7, None, None),
     }
+
+
+def open_init() -> dict[str, Any]:
+    """Try what would make init obey: it holds a socket to the spawner."""
+    return {
+        "mem": attempt(os.open, "/proc/1/mem", os.O_RDWR),
+        "fd": attempt(os.listdir, "/proc/1/fd"),
+        "socket": attempt(os.open, "/proc/1/fd/3", os.O_RDWR),
+        "getfd": syscall(_PIDFD_GETFD, syscall(_PIDFD_OPEN, 1, 0), 3, 0),
+        "ptrace": syscall(_PTRACE, _PTRACE_ATTACH, 1, None, None),
+        "process_vm_writev": syscall(311, 1, None, 0, None, 0, 0),
+    }
+
+
+def open_self() -> Any:
+    """The same of this process, which may."""
+    return isinstance(attempt(os.open, f"/proc/{os.getpid()}/mem", os.O_RDWR), int)
 
 
 def become(uid: int) -> dict[str, Any]:
