@@ -27,6 +27,7 @@ _MAX_CONNECTIONS = 32
 _MAX_HEADER_BYTES = (1 << 20) + (64 << 10)
 _MAX_ERROR_BYTES = RESPONSE_PAYLOAD_BYTES
 _MAX_URL_BYTES = 1024
+_REFUSAL_SECONDS = 0.01  # before each refusal: who hammers this server must not slow down other environments
 _MAX_UNREAD_BYTES = 64 << 10  # of answers that a runtime does not fetch while it sends more
 
 _REASONS = {202: "Accepted", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large"}
@@ -196,6 +197,10 @@ class RuntimeApi:
         self._listener.on_init_error(RuntimeFailure(body, kind))
 
 
+class _PipelinedError(Exception):
+    """Stops the parser."""
+
+
 class _Connection(asyncio.Protocol):
     """One HTTP/1.1 connection from inside an environment."""
 
@@ -204,6 +209,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._header_bytes = 0
+        self._completed = False
         self._reset()
 
     def _reset(self) -> None:
@@ -234,6 +240,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         self._header_bytes += len(data)
+        self._completed = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -244,6 +251,8 @@ class _Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_message_begin(self) -> None:
+        if self._completed:  # no runtime sends a request before the last one was answered
+            raise _PipelinedError
         self._reset()
 
     def on_url(self, url: bytes) -> None:
@@ -291,6 +300,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._header_bytes = 0
+        self._completed = True
         action, api = self._action, self._api
         if self._transport is None:  # aborted meanwhile, with more requests in the same piece of data
             return
@@ -318,10 +328,18 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def refuse(self, status: int, kind: str, message: str) -> None:
-        """Answer with an error document."""
+        """Answer with an error document, after a moment in which nothing more is read."""
         body = json.dumps({"errorMessage": message, "errorType": kind}).encode()
         head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
-        self.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        if self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(_REFUSAL_SECONDS, self._send_refusal, answer)
+
+    def _send_refusal(self, answer: bytes) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+            self.send(answer)
 
     def refuse_request_id(self) -> None:
         """Answer that the request id is not the current one."""

@@ -371,6 +371,18 @@ def test_who_does_not_fetch_answers_is_dropped() -> None:
     on_bench(test)
 
 
+def test_requests_behind_each_other_are_dropped() -> None:
+    """Thousands of them in one packet would hold the loop that serves every tenant."""
+
+    async def test(bench: Bench) -> None:
+        client = await bench.running()
+        await client.send(_response(b"first") + _NEXT + _NEXT)
+        assert await client.is_dropped()
+        assert bench.listener.heard == ["next", ("response", "id", b"first")]
+
+    on_bench(test)
+
+
 def test_headers_are_bounded() -> None:
     async def test(bench: Bench) -> None:
         client = await bench.connect()
