@@ -1,5 +1,5 @@
 # One command each. All of it works on a fresh Debian or Ubuntu, as root.
-.PHONY: install demo test lint security bench ci clean help
+.PHONY: install demo test test-slow lint security bench ci clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,10 @@ demo: .venv/installed  ## install, run a tenant-isolated function as two tenants
 
 test: .venv/test-installed  ## install what the tests need, and run them
 	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: .venv/test-installed  ## the longer tests; installs what their virtual machine needs
+	scripts/install-machine
+	.venv/bin/python -m pytest -m slow
 
 lint: .venv/test-installed  ## ruff and mypy --strict
 	.venv/bin/ruff check .

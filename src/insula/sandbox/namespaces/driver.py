@@ -124,7 +124,7 @@ class NamespacesDriver:
         self._stock: defaultdict[str, deque[Prepared]] = defaultdict(deque)
         self._preparing: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._namespaces: set[str] = set()  # of all verified sandboxes that live
+        self._namespaces: dict[str, int] = {}  # of all verified sandboxes that live, and whose they are
         self._closing = False
 
     async def start(self) -> None:
@@ -223,15 +223,21 @@ class NamespacesDriver:
         return sandbox
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
-        foreign = self._own | read_namespaces(prepared.spawner.pid)
+        foreign = self._own | prepared.spawner.namespaces
         found = verify(
             pid, init=prepared.pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
         ).namespaces
-        shared = self._namespaces & found
-        if shared:
-            raise IsolationError(f"process {pid} shares the namespaces {sorted(shared)} with another sandbox")
-        self._namespaces |= found
-        prepared.exit.add_done_callback(lambda _: self._namespaces.difference_update(found))
+        for identity in found:
+            other = self._namespaces.get(identity)
+            if other is not None and _has_namespace(other, identity):
+                raise IsolationError(f"process {pid} shares the namespace {identity} with process {other}")
+            self._namespaces[identity] = pid
+        prepared.exit.add_done_callback(lambda _: self._forget_namespaces(pid, found))
+
+    def _forget_namespaces(self, pid: int, identities: frozenset[str]) -> None:
+        for identity in identities:
+            if self._namespaces.get(identity) == pid:
+                del self._namespaces[identity]
 
     async def _take(self, runtime: str) -> Prepared:
         """A prepared child, from the store if there is one; the store is filled up again behind it."""
@@ -299,6 +305,14 @@ class NamespacesDriver:
                 if group.is_dir() and not (group / "cgroup.procs").read_text():
                     with contextlib.suppress(OSError):
                         group.rmdir()
+
+
+def _has_namespace(pid: int, identity: str) -> bool:
+    """Whether a process still lives in a namespace: the kernel gives the identities of dead ones to new ones."""
+    try:
+        return identity in read_namespaces(pid)
+    except OSError:
+        return False
 
 
 def _new_name() -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from insula.sandbox.driver import Exit, SandboxError
+from insula.sandbox.namespaces.verify import read_namespaces
 from insula.sandbox.runtimes import Runtime
 
 # Libraries that many functions import at once; loaded here once, their pages are shared by all environments.
@@ -121,7 +122,11 @@ class Prepared:
 
 
 class Spawner:
-    """One running spawner process, for one runtime."""
+    """One running spawner process, for one runtime.
+
+    Attributes:
+        namespaces: those of the spawner, which no environment may have.
+    """
 
     def __init__(self, runtime: Runtime, config: SpawnerConfig, on_lost: Callable[[Spawner], None]) -> None:
         self.runtime = runtime
@@ -132,6 +137,7 @@ class Spawner:
         self._exits: dict[str, asyncio.Future[Exit]] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.alive = False
+        self.namespaces: frozenset[str] = frozenset()
 
     async def start(self) -> None:
         """Start the process and wait until it has loaded the runtime.
@@ -176,7 +182,8 @@ class Spawner:
             self._loop.add_reader(ours, self._on_control)
             self._send(message, [descriptor for descriptor, _, _ in config.hierarchies])
             await asyncio.wait_for(asyncio.shield(self._ready), _START_SECONDS)
-        except (TimeoutError, SandboxError) as error:
+            self.namespaces = self._find_namespaces()
+        except (TimeoutError, SandboxError, OSError, IndexError) as error:
             await self.close()
             raise SandboxError(
                 f"The spawner of {self.runtime.name} did not start; the lines above say why. ({error})"
@@ -191,13 +198,12 @@ class Spawner:
         layout: dict[str, list[str]] = json.loads(line)
         return layout
 
-    @property
-    def pid(self) -> int:
-        """Process id of the spawner itself, a grandchild of the process started here."""
+    def _find_namespaces(self) -> frozenset[str]:
+        """Namespaces of the spawner itself, a grandchild of the process started here."""
         pid = self._process.pid
         for _ in range(2):  # unshare, stage, spawner
             pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-        return pid
+        return read_namespaces(pid)
 
     async def close(self) -> None:
         """End the spawner and with it every environment of its runtime; wait until all are gone."""

@@ -40,6 +40,7 @@ from .syscalls import (
     overlay,
     pivot,
     raise_loopback,
+    set_dumpable,
     unshare,
 )
 
@@ -114,7 +115,7 @@ class Environment:
         cgroups: hierarchies to enter.
         seccomp: the filter, a BPF program.
         libraries: what is loaded beyond the runtime itself.
-        status: descriptor of a datagram socket to the spawner, for the runtime's exit status.
+        status: pipe to the spawner, for the runtime's exit status.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class Environment:
         return str(spec["handler"])
 
     def _prepare(self) -> socket.socket:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # when the host is short of memory, rather an environment than the server
         self._cgroups.enter(self._name)
         unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
         raise_loopback()
@@ -224,9 +227,13 @@ class Environment:
         as its own SIGKILL or SIGABRT, and whose children nobody reaps stay zombies. So this process, confined as it is,
         stays behind as init, and the function runs in its child.
         """
+        # Init runs as the function's own user, and must not be its puppet: what is not dumpable cannot be reached
+        # through /proc/1/mem or /proc/1/fd. It is so before there is a child that could try.
+        set_dumpable(False)
         pid = os.fork()
         if pid:
-            _run_init(pid, self._name, self._status)
+            _run_init(pid, self._status)
+        set_dumpable(True)
 
     def _forget_shadowed_modules(self) -> None:
         """Unload preloaded libraries that the function brings itself: its own copy must win, as on AWS."""
@@ -236,7 +243,7 @@ class Environment:
                 sys.modules.pop(name, None)
 
 
-def _run_init(runtime: int, name: str, status: int) -> NoReturn:
+def _run_init(runtime: int, status: int) -> NoReturn:
     """Reap every process of the environment, until the runtime ends; its end is the environment's."""
     os.dup2(status, 3)
     close_from(4)
@@ -245,7 +252,7 @@ def _run_init(runtime: int, name: str, status: int) -> NoReturn:
     while True:
         pid, how = os.wait()
         if pid == runtime:
-            os.write(3, f"{name} {how}".encode())
+            os.write(3, str(how).encode())
             os._exit(0)
 
 

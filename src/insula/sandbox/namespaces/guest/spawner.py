@@ -49,10 +49,8 @@ class Spawner:
         self._libraries = guest.Libraries((), frozenset())
         self._children: Dict[int, str] = {}
         self._pids: Dict[str, int] = {}
-        self._statuses: Dict[str, int] = {}
+        self._statuses: Dict[int, int] = {}  # by pid, the pipe on which init tells how the runtime ended
         self._starved: Set[str] = set()  # ended for their use of memory
-        self._status, self._status_writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._status.setblocking(False)
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def preload(self, modules: List[str]) -> None:
@@ -114,13 +112,17 @@ class Spawner:
         # unshare(CLONE_NEWPID) applies to the next child, and only once: go back to the own namespace first.
         setns(self._own_pid_namespace, CLONE_NEWPID)
         unshare(CLONE_NEWPID)
+        status, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         pid = os.fork()
         if pid:
             os.close(channel)
+            os.close(writer)
+            self._statuses[pid] = status
             self._children[pid] = name
             self._pids[name] = pid
             return None
         guest.reset_process()
+        self._statuses.clear()
         self._children.clear()  # ids of other environments are none of this one's business
         self._pids.clear()
         return guest.Environment(
@@ -130,17 +132,8 @@ class Spawner:
             self._cgroups,
             self._seccomp,
             self._libraries,
-            self._status_writer.detach(),
+            writer,
         )
-
-    def _read_statuses(self) -> Dict[str, int]:
-        """Exit statuses of runtimes, as their init processes told them; one that was killed itself told nothing."""
-        while True:
-            try:
-                name, status = self._status.recv(256).decode().split()
-            except BlockingIOError:
-                return self._statuses
-            self._statuses[name] = int(status)
 
     def _reap(self) -> None:
         while True:
@@ -153,7 +146,7 @@ class Spawner:
             # A pid namespace's init is reaped last: nothing of the environment runs any more.
             name = self._children.pop(pid)
             del self._pids[name]
-            status = self._read_statuses().pop(name, status)
+            status = _read_status(self._statuses.pop(pid), status)
             report = {
                 "exited": name,
                 "status": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -164,6 +157,16 @@ class Spawner:
             self._starved.discard(name)
             self._cgroups.remove(name)
             self._control.send(json.dumps(report).encode())
+
+
+def _read_status(pipe: int, default: int) -> int:
+    """Exit status of a runtime, as its init told it; one that was killed itself told nothing."""
+    try:
+        return int(os.read(pipe, 32))
+    except (OSError, ValueError):
+        return default
+    finally:
+        os.close(pipe)
 
 
 def _initialise_openssl() -> None:

@@ -76,7 +76,7 @@ def mount(source: str, target: str, kind: Optional[str], flags: int = 0, data: O
             ctypes.c_ulong(flags),
             os.fsencode(data) if data else None,
         ),
-        f"mount({kind or 'bind'} {source} on {target})",
+        f"mount({kind or source} on {target}, {data})",
     )
 
 
@@ -152,11 +152,16 @@ def become_user(host_uid: int, inner_uid: int) -> None:
     # setresuid cleared the effective set. unshare must be done with CAP_SYS_ADMIN, as some distributions refuse
     # user namespaces to the unprivileged.
     _capset(_permitted())
-    _check(_prctl(_PR_SET_DUMPABLE, 1), "PR_SET_DUMPABLE")  # else /proc/self belongs to root, uid_map included
+    set_dumpable(True)  # else /proc/self belongs to root, uid_map included
     unshare(CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), ("gid_map", ""), ("uid_map", "")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text or f"{inner_uid} {host_uid} 1")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether processes of the same user may look into this one: PR_SET_DUMPABLE of prctl(2)."""
+    _check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "PR_SET_DUMPABLE")
 
 
 def drop_capabilities() -> None:

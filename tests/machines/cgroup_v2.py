@@ -1,0 +1,104 @@
+"""Run inside a machine that has cgroup v2 only: does the driver isolate and limit there as well?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.server import ROLE, RUNTIME, Server, zip_of
+
+_SOURCE = """
+import os, time
+seen = []
+def handler(event, context):
+    seen.append(context.tenant_id)
+    if "allocate" in event:
+        keep = [bytearray(b"x" * (1 << 20)) for _ in range(event["allocate"])]
+    if "write" in event:
+        with open("/tmp/file", "wb") as file:
+            for _ in range(event["write"]):
+                file.write(b"x" * (1 << 20))
+    if "fork" in event:
+        children = 0
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(1000)
+                children += 1
+        except OSError:
+            return children
+    return {"seen": seen, "uid": os.getuid(), "processes": [n for n in os.listdir("/proc") if n.isdigit()]}
+"""
+
+
+def main() -> None:
+    """Each check prints a line; the first that fails ends the run."""
+    server = Server(Path("/tmp/insula/data"))
+    server.data_dir.parent.mkdir()
+    server.start()
+    client = server.client()
+    client.create_function(
+        FunctionName="f",
+        Runtime=RUNTIME,
+        Role=ROLE,
+        Handler="app.handler",
+        Timeout=120,
+        MemorySize=1769,
+        EphemeralStorage={"Size": 512},
+        Code={"ZipFile": zip_of(_SOURCE)},
+        TenancyConfig={"TenantIsolationMode": "PER_TENANT"},
+    )
+    client.get_waiter("function_active_v2").wait(FunctionName="f")
+    for tenant in ("blue", "green", "blue"):
+        answer = invoke(client, {}, tenant)
+        check(f"{tenant} sees itself only", set(answer["seen"]) == {tenant} and answer["processes"] == ["1"], answer)
+    groups = [path for path in Path("/sys/fs/cgroup").glob("insula-*/*") if path.is_dir()]
+    maxima = {(group / "cpu.max").read_text().strip() for group in groups}
+    check("the CPU share is set", "100000 100000" in maxima, maxima)
+    check("the number of processes is set", "1024" in {(g / "pids.max").read_text().strip() for g in groups})
+    check("a fork bomb is held", 900 < invoke(client, {"fork": 1}, "green") < 1024)
+    client.update_function_configuration(FunctionName="f", MemorySize=128)
+    client.get_waiter("function_updated_v2").wait(FunctionName="f")
+    check("/tmp is not the function's memory", "seen" in invoke(client, {"write": 200}, "blue"))
+    check("/tmp is full when it is full", "No space left" in str(invoke(client, {"write": 600}, "blue")))
+    error = invoke(client, {"allocate": 400}, "blue")
+    check("memory is limited", error.get("errorType") == "Runtime.OutOfMemory", error)
+    error = invoke(client, {"allocate": 3000}, "blue")
+    check("memory is limited at once", error.get("errorType") == "Runtime.OutOfMemory", error)
+    check("others notice nothing", "seen" in invoke(client, {}, "green"))
+    check("the server stops", server.stop() == 0)
+    check("no group is left", not list(Path("/sys/fs/cgroup").glob("insula-*")), os.listdir("/sys/fs/cgroup"))
+    server.start()
+    invoke(server.client(), {}, "blue")
+    server.stop(9)
+    time.sleep(2)
+    running = subprocess.run(["ls", "/proc"], capture_output=True, text=True, check=True).stdout.split()
+    names = [Path(f"/proc/{n}/cmdline").read_bytes() for n in running if n.isdigit() and n != str(os.getpid())]
+    check("kill -9 leaves no process", not [name for name in names if b"insula" in name or b"guest.spawner" in name])
+    server.start()
+    server.stop()
+    check("and the next start sweeps the groups", not list(Path("/sys/fs/cgroup").glob("insula-*")))
+    print("ALL PASSED", flush=True)
+
+
+def invoke(client: Any, event: object, tenant: str) -> Any:
+    """The payload of an invocation."""
+    return json.load(client.invoke(FunctionName="f", Payload=json.dumps(event), TenantId=tenant)["Payload"])
+
+
+def check(what: str, right: bool, detail: object = "") -> None:
+    """Print the outcome; end on a wrong one."""
+    print("ok" if right else "FAILED", what, "" if right else detail, flush=True)
+    if not right:
+        log = Path("/tmp/insula/data.log")
+        print(log.read_text() if log.exists() else "", flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
