@@ -16,7 +16,7 @@ from pathlib import Path
 from insula import __version__
 from insula.model.errors import LambdaError
 from insula.model.limits import ACCOUNT_CONCURRENCY
-from insula.sandbox.driver import SandboxError
+from insula.sandbox.driver import RuntimeMissingError, SandboxError
 from insula.sandbox.probe import examine
 from insula.sandbox.runtimes import default_folder, find_interpreters, install, missing
 from insula.server import ISOLATIONS, Settings, StartError, read_endpoint, serve
@@ -66,7 +66,7 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--host", type=_address, default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_number(0, 65535), default=9900, help="default: 9900; 0: any free port")
     _add_data_dir(parser)
     parser.add_argument(
@@ -119,6 +119,12 @@ def _number(low: int, high: int) -> type[int]:
 def _region(text: str) -> str:
     if not re.fullmatch(r"[a-z]{2,4}(-[a-z]{2,16}){1,3}-[0-9]", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a region: a name such as us-east-1 is expected")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.strip():  # to the operating system, nothing means every address
+        raise argparse.ArgumentTypeError("an address is expected, such as 127.0.0.1")
     return text
 
 
@@ -196,6 +202,16 @@ def _runtimes(options: argparse.Namespace) -> None:
     for name in options.names:
         if name not in found:
             raise missing(name)
+    installed = 0
     for name in options.names or found:
-        runtime = install(found[name], default_folder())
-        print(f"{name}: {runtime.interpreter}")
+        try:
+            runtime = install(found[name], default_folder())
+        except RuntimeMissingError as error:
+            if options.names:
+                raise
+            print(f"insula: left out: {error}", file=sys.stderr)
+        else:
+            print(f"{name}: {runtime.interpreter}")
+            installed += 1
+    if not installed:
+        sys.exit("insula: no runtime was installed. Python 3.10 or newer is needed: apt-get install python3")

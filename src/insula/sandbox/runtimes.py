@@ -20,8 +20,8 @@ from insula.sandbox.driver import RuntimeMissingError
 
 # What a function gets without bundling it, as on AWS.
 PACKAGES = ("awslambdaric", "boto3")
-# The oldest that awslambdaric has builds for.
-OLDEST = (3, 9)
+# The oldest that PACKAGES still support together.
+OLDEST = (3, 10)
 _DESCRIPTION = "runtime.json"
 _PROBE = "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix, sep='\\n')"
 
@@ -143,12 +143,25 @@ def install(interpreter: Interpreter, folder: Path) -> Runtime:
         shutil.rmtree(partial)
         reason = result.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
         raise RuntimeMissingError(f"{interpreter.runtime} could not be installed: {reason[0]}")
+    _check_import(interpreter, partial)
     _compile(interpreter, partial)
     description = {"interpreter": str(interpreter.path), "prefix": str(interpreter.prefix)}
     (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return Runtime(interpreter.runtime, interpreter.path, interpreter.prefix, target)
+
+
+def _check_import(interpreter: Interpreter, folder: Path) -> None:
+    """Raises RuntimeMissingError if the packages do not work with the interpreter, whatever their metadata says."""
+    script = f"import sys; sys.path.insert(0, {str(folder)!r}); import awslambdaric.bootstrap, boto3.session"
+    result = subprocess.run(
+        [str(interpreter.path), "-I", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    if result.returncode:
+        shutil.rmtree(folder)
+        reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise RuntimeMissingError(f"{interpreter.runtime} cannot load its runtime client: {reason[0]}")
 
 
 def _compile(interpreter: Interpreter, folder: Path) -> None:

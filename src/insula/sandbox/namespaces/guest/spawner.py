@@ -63,7 +63,7 @@ class Spawner:
         for name in modules:
             try:
                 importlib.import_module(name)
-            except ImportError as error:
+            except Exception as error:  # noqa: BLE001 - what cannot be loaded ahead is no reason to have no runtime
                 print(f"spawner: {name} is not preloaded: {error}", file=sys.stderr)
         _initialise_openssl()
         loaded = [name for name in sys.modules if name not in baseline]
