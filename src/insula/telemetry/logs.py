@@ -30,6 +30,8 @@ FLUSH_SECONDS = 0.05
 POLL_SECONDS = 0.2
 MAX_WAITING_BYTES = 1024 * 1024  # of function output, in one stream
 MAX_EVENT_BYTES = 256 * 1024  # https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/cloudwatch_limits_cwl.html
+MAX_STREAM_BYTES = 256 * 1024 * 1024  # on disk; then only platform lines are kept: a full disk would stop everybody
+_LIMIT_REACHED = f"LOG LIMIT reached: this stream has {MAX_STREAM_BYTES >> 20} MB, further output is dropped"
 _EVENT_OVERHEAD = 128  # what a waiting event costs in memory beside its text
 _CHUNK_BYTES = 64 * 1024
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_-]+")
@@ -284,11 +286,14 @@ def _append_all(batches: Iterable[_Batch]) -> None:
 
 
 def _append(batch: _Batch) -> None:
-    content = b"".join(_event_lines(batch.events))
     batch.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = os.open(batch.path, _NEW_LOG, 0o600)
     try:
         size = os.fstat(log).st_size
+        events = batch.events if size < MAX_STREAM_BYTES else [event for event in batch.events if event[2]]
+        content = b"".join(_event_lines(events))
+        if size < MAX_STREAM_BYTES <= size + len(content):
+            content += b"".join(_event_lines([(batch.events[-1][0], _LIMIT_REACHED, True)]))
         _write_whole(log, content if size else batch.header + content, size)
     finally:
         os.close(log)

@@ -18,6 +18,7 @@ import pytest
 
 from insula.model.errors import InvalidParameterValueException
 from insula.model.function import FunctionVersion
+from insula.telemetry import logs
 from insula.telemetry.logs import (
     MAX_EVENT_BYTES,
     MAX_WAITING_BYTES,
@@ -196,6 +197,20 @@ async def test_a_flood_is_dropped_and_counted(store: LogStore, root: Path) -> No
     stream.write("again")
     await store.flush()
     assert messages(root, "loud")[-1] == "again"
+
+
+@in_loop
+async def test_a_stream_that_is_full_takes_platform_lines_only(
+    store: LogStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_STREAM_BYTES", 1000)
+    stream = store.open_stream(make(), "blue")
+    for line in ("x" * 2000, "lost"):
+        stream.write(line)
+        stream.write("REPORT", platform=True)
+        await store.flush()
+    messages = [event.message[:9] for event in read_events(root, ACCOUNT, "f")]
+    assert messages == ["xxxxxxxxx", "REPORT", "LOG LIMIT", "REPORT"]
 
 
 @in_loop
