@@ -1,0 +1,77 @@
+"""What the namespaces driver needs of a host, and how it refuses to run on less (S2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from insula.sandbox.driver import RuntimeMissingError, SandboxError
+from insula.sandbox.namespaces import driver, hierarchies
+from insula.sandbox.namespaces.driver import NamespacesDriver
+
+Mount = tuple[Path, int, frozenset[str]]
+
+_V1 = [
+    (Path("/cg/cpu"), 1, frozenset({"rw", "cpu", "cpuacct"})),
+    (Path("/cg/memory"), 1, frozenset({"rw", "memory"})),
+    (Path("/cg/pids"), 1, frozenset({"rw", "pids"})),
+]
+_V2 = (Path("/cg"), 2, frozenset({"cpu", "io", "memory", "pids"}))
+_EMPTY_V2 = (Path("/cg/unified"), 2, frozenset[str]())
+
+
+def _host(monkeypatch: pytest.MonkeyPatch, mounts: Iterable[Mount]) -> None:
+    monkeypatch.setattr(hierarchies, "_cgroup_mounts", lambda: iter(mounts))
+
+
+def _driver(tmp_path: Path) -> NamespacesDriver:
+    return NamespacesDriver({}, state=tmp_path / "state", code=tmp_path / "code", layers=tmp_path / "layers")
+
+
+def test_without_root_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.os, "geteuid", lambda: 1000)
+    with pytest.raises(SandboxError, match=r"needs root.*sudo.*--isolation none"):
+        asyncio.run(_driver(tmp_path).start())
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("controller", ["cpu", "memory", "pids"])
+def test_without_a_controller_it_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controller: str
+) -> None:
+    mounts = [mount for mount in _V1 if controller not in mount[2]]
+    _host(monkeypatch, [*mounts, _EMPTY_V2])
+    with pytest.raises(SandboxError, match=rf"No cgroup hierarchy here offers {controller}\. Mount cgroup v2"):
+        asyncio.run(_driver(tmp_path).start())
+
+
+def test_a_cgroup_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "not-a-folder"
+    file.write_text("")
+    with pytest.raises(SandboxError, match=r"Cannot make the cgroup .*not-a-folder/insula-x: .*as root"):
+        hierarchies.make_folder(hierarchies.Hierarchy(file, 1, ("cpu",)), "insula-x")
+
+
+def test_each_controller_is_taken_from_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> list[tuple[str, int, tuple[str, ...]]]:
+        return [(str(h.mount), h.version, h.controllers) for h in hierarchies.find_hierarchies()]
+
+    _host(monkeypatch, [*_V1, _EMPTY_V2])
+    assert found() == [("/cg/memory", 1, ("memory",)), ("/cg/cpu", 1, ("cpu",)), ("/cg/pids", 1, ("pids",))]
+    _host(monkeypatch, [_V2])
+    assert found() == [("/cg", 2, ("memory", "cpu", "pids"))]
+    mixed = (Path("/cg/unified"), 2, frozenset({"cpu", "pids"}))
+    _host(monkeypatch, [_V1[1], mixed])
+    assert found() == [("/cg/memory", 1, ("memory",)), ("/cg/unified", 2, ("cpu", "pids"))]
+
+
+def test_a_runtime_that_is_not_there_is_refused_with_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeMissingError, match=r"no python3\.10.*apt-get install.*insula runtimes install python3\.10"
+    ):
+        _driver(tmp_path).check_runtime("python3.10")
+    with pytest.raises(RuntimeMissingError, match=r"does not run nodejs20\.x yet"):
+        _driver(tmp_path).check_runtime("nodejs20.x")
