@@ -185,6 +185,7 @@ def test_after_50_ms_it_is_no_longer_trusted() -> None:
         await asyncio.sleep(0.049)
         assert rig.driver.made == [sandbox]
         await asyncio.sleep(0.002)
+        assert len(rig.driver.made) == 2
         (await rig.sandbox(1)).poll()
         await settle()
         rig.driver.made[1].answer()
