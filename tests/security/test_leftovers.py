@@ -9,7 +9,6 @@ from pathlib import Path
 from tests.security.conftest import Held, Tenant
 from tests.server import Server, descendants
 
-
 _SPAWNER_VARIABLES = ("PATH", "LANG", "LD_LIBRARY_PATH", "AWS_LAMBDA_RUNTIME_API")
 
 

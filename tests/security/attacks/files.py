@@ -56,6 +56,7 @@ def climb(target: str) -> dict[str, Any]:
         "/proc/1/root",
         "/proc/self/root/..",
         "/proc/1/cwd/../../..",
+        "/proc/self/cwd/../../..",
         "/proc/self/task/1/root",
         "/proc/thread-self/cwd/../..",
         "/dev/fd/0/..",

@@ -158,36 +158,41 @@ def _is_dropped(client: socket.socket) -> bool:
         return True
 
 
-def hammer(seconds: float, threads: int) -> int:
-    """Requests as fast as they go; how many were answered."""
-    counts: list[int] = []
-
-    def run() -> None:
-        end, done = time.monotonic() + seconds, 0
-        block = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * 100
-        with socket.create_connection(_API) as client:
-            client.settimeout(2)
-            while time.monotonic() < end:
-                client.sendall(block)
-                done += client.recv(1 << 16).count(b"HTTP/1.1")
-        counts.append(done)
-
-    running = [threading.Thread(target=run) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    return sum(counts)
+def hammer(seconds: float, requests: int) -> int:
+    """Requests as fast as they go, so many behind each other; how many connections it took."""
+    end, made = time.monotonic() + seconds, 0
+    block = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n" * requests
+    while time.monotonic() < end:
+        made += 1
+        try:
+            with socket.create_connection(_API, 2) as client:
+                while time.monotonic() < end:
+                    client.sendall(block)
+                    if not client.recv(1 << 16):
+                        break
+        except OSError:
+            continue
+    return made
 
 
-def hammer_on(seconds: float, processes: int) -> None:
+def hammer_on(seconds: float, processes: int, requests: int) -> None:
     """The same from children that go on after the answer."""
     for _ in range(processes):
         if os.fork() == 0:
             try:
-                hammer(seconds, 1)
+                hammer(seconds, requests)
             finally:
                 os._exit(0)
+
+
+def connect_on(seconds: float, processes: int) -> None:
+    """Connections as fast as they go, from children."""
+    end = time.monotonic() + seconds
+    for _ in range(processes):
+        if os.fork() == 0:
+            while time.monotonic() < end:
+                attempt(lambda: socket.create_connection(_API, 2).close())
+            os._exit(0)
 
 
 def wait_past_the_end(seconds: float) -> None:
