@@ -168,10 +168,7 @@ async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     endpoint = f"http://{_url_host(settings.host)}:{sock.getsockname()[1]}"
-    description = settings.data_dir / _ENDPOINT_FILE
-    description.write_text(
-        json.dumps({"endpoint": endpoint, "region": settings.region, "account": settings.account, "pid": os.getpid()})
-    )
+    _write_endpoint(settings, endpoint)
     logger.info("Insula %s serves AWS Lambda's API at %s (isolation: %s)", __version__, endpoint, settings.isolation)
     await server.serve(sockets=[sock])
 
@@ -189,17 +186,28 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _write_endpoint(settings: Settings, endpoint: str) -> None:
+    """Leave word for `insula env`; by a rename, so that it is there whole or not at all."""
+    file = settings.data_dir / _ENDPOINT_FILE
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps({"endpoint": endpoint, "region": settings.region, "account": settings.account}))
+    partial.replace(file)
+
+
 def read_endpoint(data_dir: Path) -> dict[str, str]:
     """Where the server of this data folder is, or was last: endpoint, region and account.
 
     Raises:
-        StartError: there never was one.
+        StartError: there never was one, or what it left is damaged.
     """
     try:
         found = json.loads((data_dir / _ENDPOINT_FILE).read_text())
+        return {key: str(found[key]) for key in ("endpoint", "region", "account")}
     except FileNotFoundError:
-        raise StartError(f"No server has run on {data_dir}. Start one: insula serve --data-dir {data_dir}") from None
-    return {key: found[key] for key in ("endpoint", "region", "account")}
+        problem = f"No server has run on {data_dir}"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problem = f"{data_dir / _ENDPOINT_FILE} cannot be read ({error})"
+    raise StartError(f"{problem}. Start one: insula serve --data-dir {data_dir}")
 
 
 def _driver(settings: Settings) -> Driver:

@@ -116,10 +116,13 @@ def _probe(candidate: Path) -> Interpreter | None:
     try:
         answer = subprocess.run(
             [str(candidate), "-I", "-S", "-c", _PROBE], capture_output=True, text=True, timeout=20, check=True
-        ).stdout.split("\n")
-    except (OSError, subprocess.SubprocessError):
+        ).stdout
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None  # a pyenv shim of a version that is not active, or no Python at all
-    version, prefix = answer[0], Path(answer[1]).resolve()
+    match = re.fullmatch(r"(3\.\d+)\n(/.*)\n", answer)
+    if match is None:
+        return None
+    version, prefix = match[1], Path(match[2]).resolve()
     path = prefix / "bin" / f"python{version}"
     if tuple(int(part) for part in version.split(".")) < OLDEST or not path.is_file():
         return None

@@ -192,3 +192,15 @@ def test_a_runtime_that_is_not_here_is_not_installed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "install", lambda interpreter, _: installed.append(interpreter.runtime))
     assert "This host has no python3.12" in str(fail("runtimes", "install", "python3.11", "python3.12"))
     assert installed == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", "\x00"])
+def test_a_damaged_note_of_the_server_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "server.json").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["env", "--data-dir", str(tmp_path)])
+    assert "cannot be read" in str(stop.value.code)
+    assert "insula serve --data-dir" in str(stop.value.code)
+    assert capsys.readouterr().out == ""

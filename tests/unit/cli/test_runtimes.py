@@ -42,6 +42,9 @@ def test_interpreters_come_from_the_path_and_from_pyenv_in_order_of_version(host
         "kill -9 $$",
         "echo pyenv: command not found >&2; exit 1",
         "echo 3.12",
+        ":",
+        "echo",
+        "echo x.y; echo /",
     ],
 )
 def test_a_broken_candidate_is_ignored(host: Path, script: str) -> None:
