@@ -199,8 +199,7 @@ def test_a_damaged_note_of_the_server_is_one_clear_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     (tmp_path / "server.json").write_text(text)
-    with pytest.raises(SystemExit) as stop:
-        main(["env", "--data-dir", str(tmp_path)])
-    assert "cannot be read" in str(stop.value.code)
-    assert "insula serve --data-dir" in str(stop.value.code)
+    message = str(fail("env", "--data-dir", str(tmp_path)))
+    assert "cannot be read" in message
+    assert "insula serve --data-dir" in message
     assert capsys.readouterr().out == ""
