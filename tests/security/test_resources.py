@@ -85,10 +85,9 @@ def test_tmp_has_a_size_and_a_number_of_files(bomber: Tenant) -> None:
 
 
 @pytest.mark.slow
-def test_files_in_tmp_are_counted(bomber: Tenant) -> None:
-    answer = bomber.call("resources.fill_inodes", count=1_000_000)
-    payload = json.load(answer["Payload"])
-    assert "FunctionError" in answer or payload <= 512 * 256
+def test_files_in_tmp_are_counted(green: Tenant) -> None:
+    """One for every 4 kB of its size: empty files cost the kernel memory as well."""
+    assert 1000 < green.run("resources.fill_inodes", count=1_000_000) <= 512 * 256
 
 
 def test_buffers_of_sockets_are_counted(bomber: Tenant, neighbour: Tenant) -> None:
