@@ -258,7 +258,7 @@ def test_a_counted_fork_bomb_is_held_at_the_limit_of_processes(
     eventually(lambda: len(set(descendants(server.pid)) - before) <= 2)
 
 
-@pytest.mark.parametrize("memory", [128, 2048])
+@pytest.mark.parametrize("memory", [pytest.param(128, marks=pytest.mark.slow), 2048])
 def test_a_wild_fork_bomb_is_answered_for_and_others_notice_nothing(
     function: Callable[..., Function], server: Server, memory: int
 ) -> None:

@@ -187,6 +187,7 @@ def test_a_killed_environment_is_replaced(new_server: Callable[..., Server]) -> 
     assert show.invoke() != first
 
 
+@pytest.mark.slow
 def test_rounds_of_create_invoke_and_delete_leave_nothing(new_server: Callable[..., Server]) -> None:
     server = new_server()
 

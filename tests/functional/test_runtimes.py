@@ -49,12 +49,13 @@ def test_every_installed_runtime_runs_functions(function: Callable[..., Function
 
 
 def test_a_function_changes_its_runtime(function: Callable[..., Function]) -> None:
-    if len(INSTALLED) < 2:
+    others = [runtime for runtime in INSTALLED if runtime != RUNTIME]
+    if not others:
         pytest.skip("this host has one runtime only")
-    made = function(SHOW, Runtime=INSTALLED[0])
-    assert made.invoke()["version"] == INSTALLED[0]
-    made.client.update_function_configuration(FunctionName=made.name, Runtime=INSTALLED[-1])
-    assert made.invoke()["version"] == INSTALLED[-1]
+    made = function(SHOW)
+    assert made.invoke()["version"] == RUNTIME
+    made.client.update_function_configuration(FunctionName=made.name, Runtime=others[0])
+    assert made.invoke()["version"] == others[0]
 
 
 @pytest.mark.parametrize("runtime", sorted({"python3.9", "python3.14", "python3.13"} - set(INSTALLED)))
@@ -147,7 +148,7 @@ BATTERIES = {
     "tempfile": "import tempfile; f = tempfile.NamedTemporaryFile('w'); return f.name.startswith('/tmp/')",
     "asyncio": "import asyncio; return asyncio.run(asyncio.sleep(0, True))",
     "mmap": "import mmap; m = mmap.mmap(-1, 4096); m[:2] = b'42'; return m[:2] == b'42'",
-    "loopback": "import socket as s; a = s.create_server(('127.0.0.1', 0)); return bool(s.create_connection(a.getsockname()))",
+    "loopback": "import socket as s; a = s.create_server(('', 0)); return s.create_connection(a.getsockname()) != 0",
     "unix socket": "import socket; a, b = socket.socketpair(); a.send(b'42'); return b.recv(2) == b'42'",
     "time zone": "import zoneinfo; return str(zoneinfo.ZoneInfo('UTC')) == 'UTC'",
     "locale": "return 'ü€'.encode(__import__('sys').getfilesystemencoding()).decode() == 'ü€'",
@@ -155,7 +156,7 @@ BATTERIES = {
     "user": "import os, pwd; return os.getuid() > 0",
     "compile": "import re, ast; return bool(re.match('a', 'a') and ast.parse('1'))",
     "lzma": "import lzma, bz2, zlib; return lzma.decompress(lzma.compress(b'42')) == b'42'",
-    "signal": "import signal as s, os; s.signal(s.SIGUSR1, lambda *_: None); return os.kill(os.getpid(), s.SIGUSR1) is None",
+    "signal": "import signal as s; s.signal(s.SIGUSR1, lambda *_: None); return s.raise_signal(s.SIGUSR1) is None",
 }
 
 
