@@ -23,7 +23,7 @@ import boto3
 
 INSULA = Path(sys.executable).with_name("insula")
 
-HANDLER = '''
+HANDLER = """
 import os, pathlib
 
 visits = []                      # a global: lives as long as the execution environment
@@ -38,7 +38,7 @@ def handler(event, context):
         "file": pathlib.Path("/tmp/notes").read_text().split("\\n")[:-1],
         "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
     }
-'''
+"""
 
 
 def main() -> int:
@@ -56,7 +56,9 @@ def demonstrate(client: Any) -> int:
     """Create a tenant-isolated function, invoke it as blue and green, and compare what they saw."""
     client.create_function(
         FunctionName="notes",
-        Runtime="python3.11" if has_runtime("python3.11") else "python%d.%d" % sys.version_info[:2],
+        Runtime="python3.11"
+        if has_runtime("python3.11")
+        else f"python{sys.version_info.major}.{sys.version_info.minor}",
         Role="arn:aws:iam::000000000000:role/demo",
         Handler="app.handler",
         Code={"ZipFile": zip_of(HANDLER)},
@@ -105,9 +107,11 @@ def environment(folder: str) -> dict[str, str]:
     return dict(pairs)  # type: ignore[arg-type]
 
 
-def has_runtime(name: str) -> bool:
-    """Whether this host can run the runtime."""
-    return (Path(sys.prefix) / "share/insula/runtimes" / name).is_dir()
+def default_runtime() -> str:
+    """Python 3.11 if this host can run it, else the version that runs this."""
+    if (Path(sys.prefix) / "share/insula/runtimes/python3.11").is_dir():
+        return "python3.11"
+    return f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def zip_of(source: str) -> bytes:

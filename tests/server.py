@@ -47,7 +47,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         self.variables: dict[str, str] = {}
 
-    def start(self) -> Server:
+    def start(self, seconds: float = 60) -> Server:
         """Start it, and wait until it is ready."""
         self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
         with self.log.open("ab") as log:
@@ -56,7 +56,7 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 self.variables = self._read_variables()

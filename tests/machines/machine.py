@@ -6,7 +6,6 @@ Needs root (to make file systems) and the Debian packages in PACKAGES; slow, so 
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 import subprocess
 import sys
@@ -83,7 +82,7 @@ def run(folder: Path, command: Sequence[str], *, seconds: int) -> tuple[int, str
 
 
 def _kernel() -> Path:
-    return Path(sorted(glob.glob("/boot/vmlinuz-*-cloud-amd64"))[-1])
+    return Path(max(glob.glob("/boot/vmlinuz-*-cloud-amd64")))
 
 
 def _modules() -> Path:
@@ -132,12 +131,13 @@ def _copy(root: Path, *sources: Path | str) -> None:
 
 
 def _libraries(places: Iterable[Path]) -> set[str]:
-    """Shared libraries that the programs and modules in these places need, and libseccomp, which is found at run time."""
+    """Shared libraries that programs and modules in these places need, and libseccomp, which is found at run time."""
     programs = [str(p) for place in places for p in ([place] if place.is_file() else _objects(place))]
     text = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
     found = {word for line in text.splitlines() for word in line.split() if word.startswith("/") and ".so" in word}
     found |= set(glob.glob("/lib/*-linux-gnu/libseccomp.so.2"))
-    return {name.rstrip(":") for name in found if os.path.isfile(name.rstrip(":")) and not _below(name, places)}
+    names = {name.rstrip(":") for name in found}
+    return {name for name in names if Path(name).is_file() and not _below(name, places)}
 
 
 def _objects(place: Path) -> list[Path]:

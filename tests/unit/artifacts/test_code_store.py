@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archives import Raw, deflate, honest_zip, link, raw_zip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insula.artifacts.code import Artifact, CodeStore
 from insula.model.errors import InvalidParameterValueException, ResourceNotFoundException
+from tests.unit.artifacts.archives import Raw, deflate, honest_zip, link, raw_zip
 
 NOT_A_ZIP = "Could not unzip uploaded file. Please check your file, then try to upload again."
 TOO_LARGE = "Unzipped size must be smaller than 262144000 bytes"

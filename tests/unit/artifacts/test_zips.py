@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from archives import Raw, deflate, raw_zip
 
 from insula.artifacts.zips import CHUNK_BYTES, Zip
 from insula.model.errors import InvalidParameterValueException
+from tests.unit.artifacts.archives import Raw, deflate, raw_zip
 
 
 @pytest.mark.parametrize("stated", [0, 1000, CHUNK_BYTES + 1])

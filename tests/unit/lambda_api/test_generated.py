@@ -179,7 +179,7 @@ def test_a_broken_request_is_never_a_500(server: Harness, request: tuple[str, di
         max_size=4,
     ),
 )
-def test_bytes_from_the_wire_are_never_a_500(  # noqa: PLR0917  hypothesis passes them by name
+def test_bytes_from_the_wire_are_never_a_500(
     server: Harness, method: str, target: bytes, tail: bytes, body: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
     status = server.request(method, target + tail, body, headers).status

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from insula.sandbox.driver import RuntimeMissingError, SandboxError
-from insula.sandbox.namespaces import driver, hierarchies
+from insula.sandbox.namespaces import hierarchies
 from insula.sandbox.namespaces.driver import NamespacesDriver
 
 Mount = tuple[Path, int, frozenset[str]]
@@ -32,7 +32,7 @@ def _driver(tmp_path: Path) -> NamespacesDriver:
 
 
 def test_without_root_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(SandboxError, match=r"needs root.*sudo.*--isolation none"):
         asyncio.run(_driver(tmp_path).start())
     assert not (tmp_path / "state").exists()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from insula.model.limits import FILE_DESCRIPTORS, MEMORY_PER_VCPU_MB, PROCESSES
@@ -28,6 +28,8 @@ from insula.sandbox.namespaces.seccomp import compile_filter
 from insula.sandbox.namespaces.spawner import Prepared, Spawner, SpawnerConfig
 from insula.sandbox.namespaces.verify import read_namespaces, verify
 from insula.sandbox.runtimes import Runtime, missing
+
+logger = logging.getLogger(__name__)
 
 # A range that systemd's documentation lists as unused: https://systemd.io/UIDS-GIDS/
 _FIRST_UID = 1_879_048_192
@@ -294,17 +296,18 @@ class NamespacesDriver:
         """The spawner died, and the kernel ended its children; their groups are left to us."""
         for prepared in self._stock.pop(spawner.runtime.name, ()):
             prepared.close()
-        task = asyncio.create_task(self._sweep(spawner))
+        task = asyncio.create_task(self._sweep(spawner, spawner.children))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _sweep(self, spawner: Spawner) -> None:
+    async def _sweep(self, spawner: Spawner, names: Sequence[str]) -> None:
         await spawner.close()
         for folder in self._folders:
-            for group in folder.iterdir():
-                if group.is_dir() and not (group / "cgroup.procs").read_text():
-                    with contextlib.suppress(OSError):
-                        group.rmdir()
+            for group in [folder / name for name in names if (folder / name).exists()]:
+                try:
+                    await asyncio.to_thread(remove_folder, group)
+                except OSError as error:
+                    logger.warning("the cgroup %s of a lost environment stays: %s", group, error.strerror)
 
 
 def _has_namespace(pid: int, identity: str) -> bool:

@@ -218,6 +218,11 @@ class Spawner:
             self._process.stdout.close()
         self._lose()
 
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Names of all children that have not ended."""
+        return tuple(self._exits)
+
     async def prepare(self, name: str) -> Prepared:
         """Fork a child and let it do all that needs no function.
 
