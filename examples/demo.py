@@ -56,9 +56,7 @@ def demonstrate(client: Any) -> int:
     """Create a tenant-isolated function, invoke it as blue and green, and compare what they saw."""
     client.create_function(
         FunctionName="notes",
-        Runtime="python3.11"
-        if has_runtime("python3.11")
-        else f"python{sys.version_info.major}.{sys.version_info.minor}",
+        Runtime=default_runtime(),
         Role="arn:aws:iam::000000000000:role/demo",
         Handler="app.handler",
         Code={"ZipFile": zip_of(HANDLER)},
