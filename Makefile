@@ -19,7 +19,7 @@ demo: .venv/installed  ## install, run a tenant-isolated function as two tenants
 	.venv/bin/python examples/demo.py
 
 test: .venv/test-installed  ## install what the tests need, and run them
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" -n 3 --dist loadfile
 
 test-slow: .venv/test-installed  ## the longer tests; installs what their virtual machine needs
 	scripts/install-machine
