@@ -85,15 +85,15 @@ class Dispatcher:
         self._quotas.take_invocation()
         try:
             environment = await self._locate(invocation)
-            run = self._run(environment, invocation)
+            result = self._run(environment, invocation)
         except BaseException as error:
             self._quotas.give_invocation()
             if isinstance(error, InitFailedError):
                 payload = error.payload(invocation.request_id)
                 return InvocationResult(payload, "Unhandled", invocation.function.version)
             raise
-        run.add_done_callback(lambda _: self._settle(environment))
-        return await asyncio.shield(run)  # the function runs on without its caller, and needs its slot for so long
+        # A caller that goes away cancels only its result: the function runs on, and keeps its slot for so long.
+        return await result
 
     async def _locate(self, invocation: Invocation) -> Environment:
         while True:
@@ -112,14 +112,15 @@ class Dispatcher:
 
     def _run(self, environment: Environment, invocation: Invocation) -> asyncio.Future[InvocationResult]:
         try:
-            run = environment.run(invocation)
+            result = environment.run(invocation)
         except TenancyViolationError as error:
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
         self._busy.add(environment)
-        return run
+        return result
 
     def _settle(self, environment: Environment) -> None:
+        """The environment's invocation is over."""
         self._busy.discard(environment)
         self._quotas.give_invocation()  # L2: whatever happened
 
@@ -144,7 +145,7 @@ class Dispatcher:
             ephemeral_storage=function.ephemeral_storage,
         )
         sandbox = await self._driver.create(spec)
-        return Environment(function, sandbox, stream, pool, clock=self._clock, wall=self._wall)
+        return Environment(function, sandbox, stream, pool, on_settled=self._settle, clock=self._clock, wall=self._wall)
 
     def retire(self, deployment: str) -> None:
         """A newer deployment serves from now on: drain the environments of this one."""

@@ -90,6 +90,7 @@ class Environment:
         sandbox: where it runs; its runtime was started.
         stream: where its log goes.
         owner: who is told of its changes.
+        on_settled: called when an invocation is over, whether or not its caller still waits.
         clock: monotonic seconds.
         wall: unix seconds.
     """
@@ -101,6 +102,7 @@ class Environment:
         stream: LogStream,
         owner: Owner,
         *,
+        on_settled: Callable[[Environment], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
@@ -113,6 +115,7 @@ class Environment:
         self._sandbox = sandbox
         self._stream = stream
         self._owner = owner
+        self._on_settled = on_settled
         self._clock = clock
         self._wall = wall
         self._api = RuntimeApi(self)
@@ -165,14 +168,14 @@ class Environment:
                 f"and was to run {invocation.function.arn} ({invocation.function.deployment}), "
                 f"tenant {invocation.tenant!r}"
             )
-        self.state = State.BUSY
         now = self._clock()
         timeout = self.function.timeout
+        self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
+        self.state = State.BUSY
         future: asyncio.Future[InvocationResult] = self._loop.create_future()
         self._timer = self._loop.call_later(timeout, self._on_timeout)
         self._run = _Run(invocation, future, now, bytearray() if invocation.tail else None)
         self._log(start_line(invocation))
-        self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
         return future
 
     def check_memory(self) -> None:
@@ -289,6 +292,7 @@ class Environment:
         tail = None if run.tail is None else bytes(run.tail[-LOG_TAIL_BYTES:])
         if not run.future.done():
             run.future.set_result(InvocationResult(payload, error, self.function.version, tail))
+        self._on_settled(self)
 
     # The log.
 

@@ -8,6 +8,7 @@ Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -254,6 +255,7 @@ def _check_signed_headers(headers: Mapping[bytes, bytes], signed: str) -> None:
             )
 
 
+@functools.lru_cache(maxsize=256)  # all requests of one second have the same date
 def _seconds(date: str) -> float:
     fields: Iterable[int] = (int(date[i:j]) for i, j in ((0, 4), (4, 6), (6, 8), (9, 11), (11, 13), (13, 15)))
     year, month, day, hour, minute, second = fields

@@ -46,8 +46,15 @@ class Bench:
         self.sandbox = FakeSandbox(SandboxSpec("0" * 32, function.runtime, Path("d1"), (), {}, function.memory, 512))
         self.stream = FakeStream("s", None)
         self.owner = Owner()
+        self.settled: list[Environment] = []
         self.environment = Environment(
-            function, self.sandbox, self.stream, self.owner, clock=loop.time, wall=lambda: 1_800_000_000.0
+            function,
+            self.sandbox,
+            self.stream,
+            self.owner,
+            on_settled=self.settled.append,
+            clock=loop.time,
+            wall=lambda: 1_800_000_000.0,
         )
 
     async def idle(self, tenant: str | None = "blue") -> Bench:
