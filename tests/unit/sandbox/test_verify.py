@@ -42,18 +42,20 @@ class Process:
 
     def __init__(self) -> None:
         self.status = dict(_STATUS)
+        self.init = dict(_STATUS, Uid="9\t9\t9\t9", Gid="9\t9\t9\t9", NSpid="400\t29\t1", PPid="300")
         self.cgroup = _CGROUP
         self.namespaces = dict(_NAMESPACES)
 
     def open(self, path: str, *arguments: Any) -> io.StringIO:
         if path == "/proc/500/cgroup":
             return io.StringIO(self.cgroup)
-        if path == "/proc/500/status":
-            return io.StringIO("".join(f"{key}:\t{value}\n" for key, value in self.status.items()))
+        for pid, status in ((500, self.status), (400, self.init)):
+            if path == f"/proc/{pid}/status":
+                return io.StringIO("".join(f"{key}:\t{value}\n" for key, value in status.items()))
         raise FileNotFoundError(path)
 
     def check(self, **changes: Any) -> Any:
-        facts = {"init": 400, "uid": 7, "group": _GROUP, "hierarchies": 3, "foreign": _FOREIGN, **changes}
+        facts = {"uid": 7, "init_uid": 9, "group": _GROUP, "hierarchies": 3, "foreign": _FOREIGN, **changes}
         return verify(500, **facts)
 
 
@@ -97,7 +99,7 @@ def test_a_confined_process_passes(process: Process) -> None:
 )
 def test_each_wrong_fact_is_refused(process: Process, key: str, value: str) -> None:
     process.status[key] = value
-    with pytest.raises(IsolationError, match="500"):
+    with pytest.raises(IsolationError):
         process.check()
 
 
@@ -105,6 +107,22 @@ def test_each_wrong_fact_is_refused(process: Process, key: str, value: str) -> N
 def test_each_missing_fact_is_refused(process: Process, key: str) -> None:
     del process.status[key]
     with pytest.raises(IsolationError, match="500"):
+        process.check()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Uid", "0\t0\t0\t0"),
+        ("Uid", "7\t7\t7\t7"),
+        ("CapEff", "000001ffffffffff"),
+        ("Seccomp", "0"),
+        ("NSpid", "400\t29\t2"),
+    ],
+)
+def test_an_init_with_power_is_refused(process: Process, key: str, value: str) -> None:
+    process.init[key] = value
+    with pytest.raises(IsolationError, match="400"):
         process.check()
 
 
@@ -140,10 +158,10 @@ def test_another_cgroup_is_refused(process: Process, cgroup: str) -> None:
 
 def test_a_process_that_is_gone_is_refused() -> None:
     with pytest.raises(IsolationError, match="vanished"):
-        verify(2**22 + 1, init=400, uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())
+        verify(2**22 + 1, uid=7, init_uid=9, group=_GROUP, hierarchies=1, foreign=frozenset())
 
 
 def test_this_process_is_refused() -> None:
     """Read from the real /proc."""
     with pytest.raises(IsolationError):
-        verify(os.getpid(), init=400, uid=7, group=_GROUP, hierarchies=1, foreign=frozenset())
+        verify(os.getpid(), uid=7, init_uid=9, group=_GROUP, hierarchies=1, foreign=frozenset())

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # A range that systemd's documentation lists as unused: https://systemd.io/UIDS-GIDS/
 _FIRST_UID = 1_879_048_192
 _UIDS = 1 << 27
+_INIT_UID = _FIRST_UID + _UIDS  # of all init processes; no function has it
 _START_SECONDS = 20.0
 _STANDBY = 2  # prepared children a runtime keeps in store
 
@@ -47,9 +48,9 @@ class NamespaceSandbox:
 
     isolation = "namespaces"
 
-    def __init__(self, spec: SandboxSpec, prepared: Prepared, pid: int, log: int) -> None:
+    def __init__(self, spec: SandboxSpec, prepared: Prepared, log: int) -> None:
         self.spec = spec
-        self.pid = pid
+        self.pid = prepared.pid
         self.listener = prepared.listener
         self.log = log
         self.started = time.monotonic()
@@ -149,7 +150,7 @@ class NamespacesDriver:
             self._folders.append(await asyncio.to_thread(make_folder, hierarchy, self._group))
         self._descriptors = [os.open(f, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for f in self._folders]
         described = [(fd, h.version, h.controllers) for fd, h in zip(self._descriptors, hierarchies, strict=True)]
-        self._config = SpawnerConfig(self._code, self._layers, mountpoint, described, seccomp)
+        self._config = SpawnerConfig(self._code, self._layers, mountpoint, described, seccomp, _INIT_UID)
         self._own = read_namespaces("self")
 
     async def close(self) -> None:
@@ -210,7 +211,7 @@ class NamespacesDriver:
             socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
             pid, _ = await prepared.spawner.receive(prepared.channel)
             self._verify(prepared, pid, uid)
-            sandbox = NamespaceSandbox(spec, prepared, pid, log)
+            sandbox = NamespaceSandbox(spec, prepared, log)
             prepared.channel.send(b"go")
         except OSError as error:
             os.close(log)
@@ -226,8 +227,15 @@ class NamespacesDriver:
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
         foreign = self._own | prepared.spawner.namespaces
+        if pid != prepared.pid:
+            raise IsolationError(f"process {pid} speaks for process {prepared.pid}")
         found = verify(
-            pid, init=prepared.pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors), foreign=foreign
+            pid,
+            uid=uid,
+            init_uid=_INIT_UID,
+            group=prepared.name,
+            hierarchies=len(self._descriptors),
+            foreign=foreign,
         ).namespaces
         for identity in found:
             other = self._namespaces.get(identity)

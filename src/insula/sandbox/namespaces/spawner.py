@@ -66,6 +66,7 @@ class SpawnerConfig:
         mountpoint: an empty folder on which the spawners' roots are mounted, each in its own namespace.
         hierarchies: (descriptor of this instance's folder, cgroup version, controllers) of each hierarchy.
         seccomp: the filter for environments.
+        init_uid: the user of their init processes.
     """
 
     code: Path
@@ -73,6 +74,7 @@ class SpawnerConfig:
     mountpoint: Path
     hierarchies: Sequence[tuple[int, int, Sequence[str]]]
     seccomp: bytes
+    init_uid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class Spawner:
                 **layout,
                 "hierarchies": hierarchies,
                 "seccomp": config.seccomp.hex(),
+                "init_uid": config.init_uid,
                 "preload": PRELOAD,
             }
             self._loop.add_reader(ours, self._on_control)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from insula.sandbox.driver import IsolationError
@@ -23,13 +24,13 @@ def read_namespaces(pid: int | str) -> frozenset[str]:
     return frozenset(os.readlink(f"/proc/{pid}/ns/{kind}") for kind in _NAMESPACES)
 
 
-def verify(pid: int, *, init: int, uid: int, group: str, hierarchies: int, foreign: frozenset[str]) -> Confinement:
-    """Check a sandbox's process through /proc.
+def verify(pid: int, *, uid: int, init_uid: int, group: str, hierarchies: int, foreign: frozenset[str]) -> Confinement:
+    """Check a sandbox's process, and the init that is its parent, through /proc.
 
     Args:
         pid: as seen by this process, from the kernel (SCM_CREDENTIALS).
-        init: the process that was prepared, which it must be a child of.
         uid: the user and group that it must have.
+        init_uid: the user and group of its init.
         group: name of its cgroup.
         hierarchies: in how many cgroup hierarchies it must be in that group.
         foreign: namespaces of this process and of the spawner; it may have none of them.
@@ -39,11 +40,29 @@ def verify(pid: int, *, init: int, uid: int, group: str, hierarchies: int, forei
     """
     try:
         status = _read_status(pid)
+        init = int(status.get("PPid") or 0)
+        init_status = _read_status(init)
         namespaces = read_namespaces(pid)
         with open(f"/proc/{pid}/cgroup") as file:
             groups = file.read()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise IsolationError(f"process {pid} vanished while its isolation was checked: {error}") from error
+    _check_powerless(pid, status, uid)
+    _check_powerless(init, init_status, init_uid)
+    shared = namespaces & foreign
+    if shared or len(namespaces) != len(_NAMESPACES):
+        raise IsolationError(f"process {pid} shares the namespaces {sorted(shared)}")
+    for process, facts, number in ((init, init_status, 1), (pid, status, 2)):
+        if not facts.get("NSpid", "").endswith(f"\t{number}"):
+            raise IsolationError(
+                f"process {process} is not number {number} of its pid namespace: {facts.get('NSpid')!r}"
+            )
+    if groups.count(f"/{group}\n") != hierarchies:
+        raise IsolationError(f"process {pid} is not in the cgroup {group} of all {hierarchies} hierarchies")
+    return Confinement(namespaces)
+
+
+def _check_powerless(pid: int, status: Mapping[str, str], uid: int) -> None:
     ids = f"{uid}\t{uid}\t{uid}\t{uid}"
     expected = {
         "Uid": ids,
@@ -56,20 +75,11 @@ def verify(pid: int, *, init: int, uid: int, group: str, hierarchies: int, forei
         "CapAmb": _NO_CAPABILITIES,
         "NoNewPrivs": "1",
         "Seccomp": "2",
-        "PPid": str(init),
         "Threads": "1",
     }
     for key, value in expected.items():
         if status.get(key) != value:
             raise IsolationError(f"process {pid}: {key} is {status.get(key)!r}, expected {value!r}")
-    shared = namespaces & foreign
-    if shared or len(namespaces) != len(_NAMESPACES):
-        raise IsolationError(f"process {pid} shares the namespaces {sorted(shared)}")
-    if not status.get("NSpid", "").endswith("\t2"):
-        raise IsolationError(f"process {pid} is not the second of its pid namespace: {status.get('NSpid')!r}")
-    if groups.count(f"/{group}\n") != hierarchies:
-        raise IsolationError(f"process {pid} is not in the cgroup {group} of all {hierarchies} hierarchies")
-    return Confinement(namespaces)
 
 
 def _read_status(pid: int) -> dict[str, str]:

@@ -34,13 +34,13 @@ from .syscalls import (
     MS_REMOUNT,
     become_user,
     close_from,
+    drop_bounding_set,
     drop_capabilities,
     load_filter,
     mount,
     overlay,
     pivot,
     raise_loopback,
-    set_dumpable,
     unshare,
 )
 
@@ -105,6 +105,13 @@ class Libraries(NamedTuple):
     packages: FrozenSet[str]
 
 
+class Init(NamedTuple):
+    """An environment's first process: its user, and the pipe on which it tells the spawner how the runtime ended."""
+
+    uid: int
+    status: int
+
+
 class Environment:
     """A child of the spawner, from the fork to the moment it runs the function.
 
@@ -115,7 +122,7 @@ class Environment:
         cgroups: hierarchies to enter.
         seccomp: the filter, a BPF program.
         libraries: what is loaded beyond the runtime itself.
-        status: pipe to the spawner, for the runtime's exit status.
+        init: who stays behind as the first process.
     """
 
     def __init__(
@@ -126,7 +133,7 @@ class Environment:
         cgroups: Cgroups,
         seccomp: bytes,
         libraries: Libraries,
-        status: int,
+        init: Init,
     ) -> None:
         self._name = name
         self._channel = channel
@@ -134,7 +141,7 @@ class Environment:
         self._cgroups = cgroups
         self._seccomp = seccomp
         self._libraries = libraries
-        self._status = status
+        self._init = init
 
     def become(self) -> str:
         """Turn this process into an environment; returns its handler once the main process said "go"."""
@@ -149,7 +156,6 @@ class Environment:
                 os._exit(0)  # never needed: the server stops
             spec = json.loads(message)
             self._start(spec, descriptors[0])
-            self._leave_init()
             self._channel.send(b'{"confined":true}')
             if self._channel.recv(16) != b"go":
                 os._exit(1)
@@ -163,6 +169,7 @@ class Environment:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # when the host is short of memory, rather an environment than the server
         self._cgroups.enter(self._name)
+        self._leave_init()
         unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
         raise_loopback()
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -224,16 +231,17 @@ class Environment:
         """Go on as the child of an init process.
 
         The kernel drops signals without a handler that reach the first process of a pid namespace from within, such
-        as its own SIGKILL or SIGABRT, and whose children nobody reaps stay zombies. So this process, confined as it is,
-        stays behind as init, and the function runs in its child.
+        as its own SIGKILL or SIGABRT, and orphans that nobody reaps stay zombies. So this process stays behind as
+        init, and the function will run in its child. It is left early, while it has few pages of its own.
         """
-        # Init runs as the function's own user, and must not be its puppet: what is not dumpable cannot be reached
-        # through /proc/1/mem or /proc/1/fd. It is so before there is a child that could try.
-        set_dumpable(False)
+        confined, writer = os.pipe()
         pid = os.fork()
         if pid:
-            _run_init(pid, self._status)
-        set_dumpable(True)
+            _run_init(pid, self._init, self._seccomp, writer)
+        os.close(writer)
+        if os.read(confined, 1) != b"1":
+            raise OSError("init could not be confined")
+        os.close(confined)
 
     def _forget_shadowed_modules(self) -> None:
         """Unload preloaded libraries that the function brings itself: its own copy must win, as on AWS."""
@@ -243,12 +251,24 @@ class Environment:
                 sys.modules.pop(name, None)
 
 
-def _run_init(runtime: int, status: int) -> NoReturn:
-    """Reap every process of the environment, until the runtime ends; its end is the environment's."""
-    os.dup2(status, 3)
-    close_from(4)
+def _run_init(runtime: int, init: Init, seccomp: bytes, confined: int) -> NoReturn:
+    """Reap every process of the environment, until the runtime ends; its end is the environment's.
+
+    It has no privilege, and another user than the function, who can do nothing to it.
+    """
+    os.dup2(init.status, 3)
+    os.dup2(confined, 4)
+    close_from(5)
     for descriptor in (0, 1, 2):
         os.close(descriptor)
+    os.setgroups([])
+    os.setresgid(init.uid, init.uid, init.uid)
+    drop_bounding_set()
+    os.setresuid(init.uid, init.uid, init.uid)
+    drop_capabilities()
+    load_filter(seccomp)
+    os.write(4, b"1")
+    os.close(4)
     while True:
         pid, how = os.wait()
         if pid == runtime:

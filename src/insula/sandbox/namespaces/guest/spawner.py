@@ -6,7 +6,7 @@ kernel ends every environment.
 
 Descriptor 3 is a datagram socket to the main process. Messages are JSON:
 
-    configure  trees, hidden, hierarchies, seccomp, preload      descriptors: one per hierarchy
+    configure  trees, hidden, hierarchies, seccomp, init_uid, preload      descriptors: one per hierarchy
     prepare    id                                        descriptors: the environment's socket
     share      id, cpus
     audit      id, memory                                end it if its processes use more bytes than that
@@ -43,6 +43,7 @@ class Spawner:
         self._control = control
         self._layout = guest.Layout(config["trees"], config["hidden"])
         self._seccomp = bytes.fromhex(config["seccomp"])
+        self._init_uid = config["init_uid"]
         self._cgroups = Cgroups(
             [Hierarchy(folder, h["version"], h["controllers"]) for folder, h in zip(descriptors, config["hierarchies"])]
         )
@@ -132,7 +133,7 @@ class Spawner:
             self._cgroups,
             self._seccomp,
             self._libraries,
-            writer,
+            guest.Init(self._init_uid, writer),
         )
 
     def _reap(self) -> None:

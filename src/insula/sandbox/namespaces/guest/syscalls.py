@@ -164,11 +164,16 @@ def set_dumpable(dumpable: bool) -> None:
     _check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "PR_SET_DUMPABLE")
 
 
-def drop_capabilities() -> None:
-    """Empty all capability sets, the bounding set included, and forbid gaining any by exec."""
+def drop_bounding_set() -> None:
+    """Let no exec give a capability: needs CAP_SETPCAP."""
     for capability in range(_LAST_CAPABILITY + 1):
         if _prctl(_PR_CAPBSET_DROP, capability) < 0:
-            break  # past the kernel's last capability
+            break  # past the kernel's last capability, or there is no right to drop any more
+
+
+def drop_capabilities() -> None:
+    """Empty all capability sets, the bounding set included, and forbid gaining any by exec."""
+    drop_bounding_set()
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     _capset(0)
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "PR_SET_NO_NEW_PRIVS")
