@@ -30,6 +30,7 @@ from insula.sandbox.namespaces.guest.syscalls import (
     pivot,
     unshare,
 )
+from insula.sandbox.namespaces.init import init_program
 
 _CONTROL = 3
 _SPAWNER = "import sys; sys.path[:0] = ['/run/insula']; import guest.spawner as s; del sys.path[0]; s.main()"
@@ -84,6 +85,10 @@ def build_root(root: Path, config: Mapping[str, str]) -> dict[str, list[str]]:
     _bind(Path(config["code"]), root / "run/code")
     _bind(Path(config["layers"]), root / "run/layers")
     _bind(Path(_guest_file).parent, root / "run/insula/guest")
+    program = init_program()
+    if program is not None:
+        (root / "run/init").write_bytes(program)
+        (root / "run/init").chmod(0o755)
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("dev", f"{root}/dev", "tmpfs", MS_NOSUID, "size=64k,mode=755")
     for name, minor in (("null", 3), ("urandom", 9)):

@@ -46,6 +46,7 @@ from .syscalls import (
 
 ROOT = "/run/root"  # where the environment's root is put together, in the spawner's root
 CODE = "/run/code"
+INIT = "/run/init"  # a small program that reaps; see init.py beside this package
 LAYERS = "/run/layers"
 MASK = ROOT + "/dev/masked"  # an empty folder of the environment's own, to cover others with
 RUNTIME_API = ("127.0.0.1", 9001)
@@ -269,10 +270,17 @@ def _run_init(runtime: int, init: Init, seccomp: bytes, confined: int) -> NoRetu
     load_filter(seccomp)
     os.write(4, b"1")
     os.close(4)
+    try:
+        os.execve(INIT, ["init"], {})
+    except FileNotFoundError:  # this machine's architecture has no such program
+        _reap_until(runtime)
+
+
+def _reap_until(runtime: int) -> NoReturn:
     while True:
         pid, how = os.wait()
         if pid == runtime:
-            os.write(3, str(how).encode())
+            os.write(3, how.to_bytes(4, sys.byteorder))
             os._exit(0)
 
 

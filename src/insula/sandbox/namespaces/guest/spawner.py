@@ -163,8 +163,9 @@ class Spawner:
 def _read_status(pipe: int, default: int) -> int:
     """Exit status of a runtime, as its init told it; one that was killed itself told nothing."""
     try:
-        return int(os.read(pipe, 32))
-    except (OSError, ValueError):
+        told = os.read(pipe, 4)
+        return int.from_bytes(told, sys.byteorder) if len(told) == 4 else default
+    except BlockingIOError:
         return default
     finally:
         os.close(pipe)
