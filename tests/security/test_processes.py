@@ -77,6 +77,6 @@ def _users(server: Server) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         uid = int(status.partition("\nUid:\t")[2].split()[0])
-        if uid and "\nNSpid:" in status and status.partition("\nNSpid:")[2].splitlines()[0].endswith("\t1"):
+        if uid and "\nNSpid:" in status and status.partition("\nNSpid:")[2].splitlines()[0].endswith("\t2"):
             uids.append(uid)
     return uids

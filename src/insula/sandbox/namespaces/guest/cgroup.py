@@ -114,6 +114,15 @@ class Cgroups:
         else:
             hierarchy.write(group, "cpu.cfs_quota_us", quota)  # the period's default is 100 ms
 
+    def unlimit(self, group: str) -> None:
+        """Lift the limit on the group's processor time."""
+        hierarchy = self._by_controller["cpu"]
+        with contextlib.suppress(FileNotFoundError):  # it has not made its group yet
+            if hierarchy.version == 2:
+                hierarchy.write(group, "cpu.max", f"max {_PERIOD_US}")
+            else:
+                hierarchy.write(group, "cpu.cfs_quota_us", -1)
+
     def out_of_memory(self, group: str) -> bool:
         """Whether the kernel killed a process of the group for lack of memory."""
         hierarchy = self._by_controller["memory"]

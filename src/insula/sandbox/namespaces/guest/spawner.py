@@ -100,14 +100,18 @@ class Spawner:
         if pid is None:
             return None  # it ended meanwhile, and the main process will read so
         if request["op"] == "kill":
-            os.kill(pid, signal.SIGKILL)
+            self._kill(name, pid)
         elif request["op"] == "audit":
             if self._cgroups.process_memory(name) > request["memory"]:
                 self._starved.add(name)
-                os.kill(pid, signal.SIGKILL)
+                self._kill(name, pid)
         elif request["op"] == "share":
             self._cgroups.share(name, request["cpus"])
         return None
+
+    def _kill(self, name: str, pid: int) -> None:
+        self._cgroups.unlimit(name)  # dying takes processor time as well
+        os.kill(pid, signal.SIGKILL)
 
     def _fork(self, name: str, channel: int) -> Optional[guest.Environment]:
         # unshare(CLONE_NEWPID) applies to the next child, and only once: go back to the own namespace first.
