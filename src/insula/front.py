@@ -22,7 +22,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Put the batching transport in between."""
-        super().connection_made(BatchingTransport(transport))  # type: ignore[arg-type]
+        self._batching = BatchingTransport(transport)
+        super().connection_made(self._batching)  # type: ignore[arg-type]
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -50,6 +51,11 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_is_complete = True
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """A response is whole: it need not wait for the end of this turn."""
+        self._batching.flush()
+        super().on_response_complete()
+
     def _arm(self) -> None:
         self._deadline = self.loop.call_later(HEADER_SECONDS, self._too_slow)
 
@@ -69,18 +75,19 @@ class BatchingTransport:
     def write(self, data: bytes) -> None:
         """Write at the end of this turn."""
         if not self._waiting:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._waiting.append(data)
 
     def close(self) -> None:
         """Close after what was written."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write now."""
         waiting, self._waiting = self._waiting, []
         if waiting and not self._transport.is_closing():
             self._transport.write(b"".join(waiting) if len(waiting) > 1 else waiting[0])

@@ -48,13 +48,13 @@ def _talk(use: Use) -> None:
 
 def test_head_and_body_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
-    flush = front.BatchingTransport._flush
+    flush = front.BatchingTransport.flush
 
     def spy(self: front.BatchingTransport) -> None:
         written.append(b"|".join(self._waiting))
         flush(self)
 
-    monkeypatch.setattr(front.BatchingTransport, "_flush", spy)
+    monkeypatch.setattr(front.BatchingTransport, "flush", spy)
 
     async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(2):  # the connection is kept

@@ -22,6 +22,7 @@ from insula.model.invocation import new_request_id
 Scope = MutableMapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
+_DOWNLOADS = PREFIX.encode()
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
 _HEALTHY = Response(200, b'{"status":"ok"}')
@@ -60,7 +61,7 @@ class LambdaApi:
         request_id = new_request_id()
         reader = _Reader(receive)
         try:
-            if scope["raw_path"].startswith(PREFIX.encode()) and scope["method"] == "GET":
+            if scope["raw_path"].startswith(_DOWNLOADS) and scope["method"] == "GET":
                 await self._services.links.serve(scope["path"], scope["query_string"], send)
                 return
             response = await self._answer(scope, reader, request_id)
