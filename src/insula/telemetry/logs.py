@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -311,9 +312,12 @@ def _write_whole(log: int, content: bytes, size: int) -> None:
 
 
 def _event_lines(events: Iterable[_Waiting]) -> Iterator[bytes]:
+    # Put together by hand, as json.dumps takes six times as long, while it keeps the event loop waiting.
     for moment, message, platform in events:
+        flag = "true" if platform else "false"
         for piece in _split(message):
-            yield _json_line({"timestamp": _milliseconds(moment), "message": piece, "platform": platform})
+            text = encode_basestring_ascii(piece)
+            yield f'{{"timestamp":{_milliseconds(moment)},"message":{text},"platform":{flag}}}\n'.encode("ascii")
 
 
 def _split(message: str) -> Iterator[str]:
