@@ -238,3 +238,13 @@ def test_a_name_that_is_none_is_refused_by_logs(server: Server, name: str) -> No
     assert found.returncode == 1
     assert found.stderr.startswith("insula: ")
     assert "Traceback" not in found.stderr
+
+
+def test_a_failed_initialisation_is_in_the_callers_tail(function: Callable[..., Function]) -> None:
+    answer = function("print('on the way')\nimport nope\n", tenancy=True).call(tenant="blue", LogType="Tail")
+    tail = base64.b64decode(answer["LogResult"]).decode()
+    assert tail.startswith("INIT_START Runtime Version: python:3.")
+    assert "\non the way\n" in tail
+    assert "No module named 'nope'" in tail
+    report = r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError"
+    assert re.fullmatch(report, tail.splitlines()[-1])

@@ -89,8 +89,7 @@ class Dispatcher:
         except BaseException as error:
             self._quotas.give_invocation()
             if isinstance(error, InitFailedError):
-                payload = error.payload(invocation.request_id)
-                return InvocationResult(payload, "Unhandled", invocation.function.version)
+                return error.outcome(invocation)
             raise
         # A caller that goes away cancels only its result: the function runs on, and keeps its slot for so long.
         return await result

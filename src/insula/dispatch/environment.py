@@ -20,6 +20,7 @@ from typing import Protocol
 from insula.dispatch.report import (
     Failure,
     exited,
+    init_report_line,
     init_start_line,
     oversize_document,
     report_lines,
@@ -59,8 +60,8 @@ class Owner(Protocol):
         """It is ready for an invocation."""
         ...
 
-    def on_failed_start(self, environment: Environment, payload: Callable[[str], bytes]) -> None:
-        """It ended before it was ever ready; ``payload`` gives the error document for a request id."""
+    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> None:
+        """It ended before it was ever ready; ``outcome`` is what that means for an invocation that waited for it."""
         ...
 
     def on_ended(self, environment: Environment) -> None:
@@ -124,14 +125,15 @@ class Environment:
         self._partial = b""
         self._init_started = sandbox.started
         self._init: float | None = None
-        self._init_error: bytes | None = None
+        self._init_error: RuntimeFailure | None = None
+        self._init_tail = bytearray()  # for a caller who waits for an environment that never starts
         self._failure: Failure | None = None
         self._timer = self._loop.call_later(INIT_TIMEOUT_SECONDS, self._on_init_timeout)  # until the next poll
         self._ended: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Serve the Runtime API and follow the log."""
-        self._stream.write(init_start_line(self.function), platform=True)
+        self._log(init_start_line(self.function))
         self._ended = asyncio.create_task(self._watch())
         self._follow_log()
         try:
@@ -222,7 +224,7 @@ class Environment:
 
     def on_init_error(self, error: RuntimeFailure) -> None:
         """The runtime gives up; it exits by itself, and if not, it is made to."""
-        self._init_error = error.body
+        self._init_error = error
         self.kill()
 
     # The clock speaks.
@@ -257,14 +259,28 @@ class Environment:
         if was is State.BUSY:
             self._finish_failed(failure)
         elif was is State.STARTING:
-            self._owner.on_failed_start(self, self._init_document(failure))
+            self._fail_start(failure)
         os.close(self._sandbox.log)
         self._stream.close()
         self._owner.on_ended(self)
 
-    def _init_document(self, failure: Failure) -> Callable[[str], bytes]:
+    def _fail_start(self, failure: Failure) -> None:
         posted = self._init_error
-        return failure.document if posted is None else lambda _: posted
+        kind = failure.kind if posted is None else posted.kind
+        self._stream_init_report(failure.status, kind)
+        tail = bytes(self._init_tail[-LOG_TAIL_BYTES:])
+
+        def outcome(invocation: Invocation) -> InvocationResult:
+            payload = failure.document(invocation.request_id) if posted is None else posted.body
+            kept = tail if invocation.tail else None
+            return InvocationResult(payload, "Unhandled", self.function.version, kept)
+
+        self._owner.on_failed_start(self, outcome)
+
+    def _stream_init_report(self, status: str, kind: str) -> None:
+        line = init_report_line(self._clock() - self._init_started, status, kind)
+        self._stream.write(line, platform=True)
+        self._init_tail += line.encode() + b"\n"
 
     # The end of an invocation.
 
@@ -301,11 +317,12 @@ class Environment:
         self._keep_tail(line, run or self._run)
 
     def _keep_tail(self, line: str, run: _Run | None) -> None:
-        if run is None or run.tail is None:
+        tail = self._init_tail if self.state is State.STARTING else None if run is None else run.tail
+        if tail is None:
             return
-        run.tail += line.encode() + b"\n"
-        if len(run.tail) > 4 * LOG_TAIL_BYTES:
-            del run.tail[:-LOG_TAIL_BYTES]
+        tail += line.encode() + b"\n"
+        if len(tail) > 4 * LOG_TAIL_BYTES:
+            del tail[:-LOG_TAIL_BYTES]
 
     def _take_log(self) -> None:
         """Take what the function wrote so far, a line without end too: the platform's next line stands behind it."""

@@ -15,6 +15,7 @@ from insula.dispatch.environment import Environment, State
 from insula.dispatch.quotas import Quotas
 from insula.model.errors import LambdaError, ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
+from insula.model.invocation import Invocation, InvocationResult
 from insula.sandbox.driver import IsolationError, SandboxError
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ class InitFailedError(Exception):
     """The environment that a caller waited for could not be initialised.
 
     Attributes:
-        payload: gives the error document for a request id.
+        outcome: what the caller gets, for its invocation.
     """
 
-    def __init__(self, payload: Callable[[str], bytes]) -> None:
+    def __init__(self, outcome: Callable[[Invocation], InvocationResult]) -> None:
         super().__init__("initialisation failed")
-        self.payload = payload
+        self.outcome = outcome
 
 
 class _Tenancy:
@@ -171,9 +172,9 @@ class Pool:
         else:
             tenancy.idle.append(environment)
 
-    def on_failed_start(self, environment: Environment, payload: Callable[[str], bytes]) -> None:
+    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> None:
         """Tell the first who waits: each failed start answers one invocation, so that none waits for ever."""
-        self._fail_first(self._tenants[environment.tenant], InitFailedError(payload))
+        self._fail_first(self._tenants[environment.tenant], InitFailedError(outcome))
 
     def on_ended(self, environment: Environment) -> None:
         """Forget it, and replace it if somebody still counts on it."""

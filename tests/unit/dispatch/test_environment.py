@@ -12,6 +12,7 @@ import pytest
 
 from insula.dispatch.environment import Environment, State, TenancyViolationError
 from insula.model.function import FunctionVersion
+from insula.model.invocation import Invocation, InvocationResult
 from insula.model.limits import INIT_TIMEOUT_SECONDS, LOG_TAIL_BYTES
 from insula.sandbox.driver import Exit, SandboxSpec
 from tests.simulation.fakes import FakeSandbox, FakeStream, new_function, new_invocation, settle
@@ -26,13 +27,17 @@ class Owner:
     def __init__(self) -> None:
         self.idle = 0
         self.ended = 0
-        self.failed: list[Callable[[str], bytes]] = []
+        self.failed: list[Callable[[Invocation], InvocationResult]] = []
 
     def on_idle(self, environment: Environment) -> None:
         self.idle += 1
 
-    def on_failed_start(self, environment: Environment, payload: Callable[[str], bytes]) -> None:
-        self.failed.append(payload)
+    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> None:
+        self.failed.append(outcome)
+
+    def payloads(self) -> list[bytes]:
+        """What callers get who waited for starts that failed."""
+        return [outcome(new_invocation(FUNCTION, "blue")).payload for outcome in self.failed]
 
     def on_ended(self, environment: Environment) -> None:
         self.ended += 1
@@ -164,7 +169,7 @@ def test_init_over_limit_fails_the_start_and_ends_the_environment() -> None:
         await bench.environment.open()
         await bench.environment.wait()
         assert asyncio.get_running_loop().time() == INIT_TIMEOUT_SECONDS
-        assert "Task timed out after 10.00 seconds" in document(bench.owner.failed[0]("r"))["errorMessage"]
+        assert "Task timed out after 10.00 seconds" in document(bench.owner.payloads()[0])["errorMessage"]
         assert bench.owner.ended == 1
 
     run(main())
@@ -176,7 +181,7 @@ def test_an_init_error_is_the_runtimes_own_document() -> None:
         await bench.environment.open()
         bench.sandbox.fail_init(b'{"errorType":"Runtime.ImportModuleError"}')
         await bench.environment.wait()
-        assert [payload("r") for payload in bench.owner.failed] == [b'{"errorType":"Runtime.ImportModuleError"}']
+        assert bench.owner.payloads() == [b'{"errorType":"Runtime.ImportModuleError"}']
 
     run(main())
 
