@@ -23,6 +23,14 @@ PACKAGES = ("awslambdaric", "boto3")
 # The oldest that PACKAGES still support together.
 OLDEST = (3, 10)
 _DESCRIPTION = "runtime.json"
+_LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import awslambdaric.__main__, awslambdaric.bootstrap
+modules = list(sys.modules)
+import boto3.session, json
+print(json.dumps(modules))
+"""
 _PROBE = "import sys; print('%d.%d' % sys.version_info[:2], sys.base_prefix, sep='\\n')"
 
 
@@ -35,12 +43,14 @@ class Runtime:
         interpreter: the interpreter's path, inside ``prefix``.
         prefix: the Python installation that it belongs to.
         folder: where its runtime client lies.
+        modules: what the runtime client loads by itself. A function's own modules come before all others.
     """
 
     name: str
     interpreter: Path
     prefix: Path
     folder: Path
+    modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +84,10 @@ def load_runtimes(folder: Path) -> dict[str, Runtime]:
     for description in sorted(folder.glob(f"*/{_DESCRIPTION}")):
         data = json.loads(description.read_text())
         interpreter = Path(data["interpreter"])
-        if os.access(interpreter, os.X_OK):
+        if os.access(interpreter, os.X_OK) and "modules" in data:  # an older installation has to be made anew
             name = description.parent.name
-            found[name] = Runtime(name, interpreter, Path(data["prefix"]), description.parent)
+            prefix, modules = Path(data["prefix"]), tuple(data["modules"])
+            found[name] = Runtime(name, interpreter, prefix, description.parent, modules)
     return found
 
 
@@ -146,25 +157,29 @@ def install(interpreter: Interpreter, folder: Path) -> Runtime:
         shutil.rmtree(partial)
         reason = result.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
         raise RuntimeMissingError(f"{interpreter.runtime} could not be installed: {reason[0]}")
-    _check_import(interpreter, partial)
+    modules = _load(interpreter, partial)
     _compile(interpreter, partial)
-    description = {"interpreter": str(interpreter.path), "prefix": str(interpreter.prefix)}
-    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    description = {"interpreter": str(interpreter.path), "prefix": str(interpreter.prefix), "modules": modules}
+    (partial / _DESCRIPTION).write_text(json.dumps(description) + "\n")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    return Runtime(interpreter.runtime, interpreter.path, interpreter.prefix, target)
+    return Runtime(interpreter.runtime, interpreter.path, interpreter.prefix, target, tuple(modules))
 
 
-def _check_import(interpreter: Interpreter, folder: Path) -> None:
-    """Raises RuntimeMissingError if the packages do not work with the interpreter, whatever their metadata says."""
-    script = f"import sys; sys.path.insert(0, {str(folder)!r}); import awslambdaric.bootstrap, boto3.session"
-    result = subprocess.run(
-        [str(interpreter.path), "-I", "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+def _load(interpreter: Interpreter, folder: Path) -> list[str]:
+    """Load the packages, and return the modules that the runtime client loads by itself.
+
+    Raises:
+        RuntimeMissingError: they do not work with the interpreter, whatever their metadata says.
+    """
+    command = [str(interpreter.path), "-I", "-c", _LOAD, str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if result.returncode:
         shutil.rmtree(folder)
         reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise RuntimeMissingError(f"{interpreter.runtime} cannot load its runtime client: {reason[0]}")
+    modules: list[str] = json.loads(result.stdout)
+    return modules
 
 
 def _compile(interpreter: Interpreter, folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,8 +87,17 @@ def test_any_other_runtime_is_refused_without_false_hope(runtime: str) -> None:
     )
 
 
+def describe(folder: Path, name: str, **description: Any) -> None:
+    (folder / name).mkdir()
+    (folder / name / "runtime.json").write_text(json.dumps({"prefix": "/usr", **description}))
+
+
 def test_a_runtime_whose_interpreter_was_removed_is_not_offered(tmp_path: Path) -> None:
-    for name, interpreter in (("python3.11", sys.executable), ("python3.12", "/gone/python3.12")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "runtime.json").write_text(f'{{"interpreter": "{interpreter}", "prefix": "/usr"}}')
+    describe(tmp_path, "python3.11", interpreter=sys.executable, modules=["sys"])
+    describe(tmp_path, "python3.12", interpreter="/gone/python3.12", modules=["sys"])
     assert list(load_runtimes(tmp_path)) == ["python3.11"]
+
+
+def test_a_runtime_that_an_older_release_installed_is_not_offered(tmp_path: Path) -> None:
+    describe(tmp_path, "python3.11", interpreter=sys.executable)
+    assert not load_runtimes(tmp_path)

@@ -181,6 +181,7 @@ class Spawner:
                 "seccomp": config.seccomp.hex(),
                 "init_uid": config.init_uid,
                 "preload": PRELOAD,
+                "runtime_modules": self.runtime.modules,
             }
             self._loop.add_reader(ours, self._on_control)
             self._send(message, [descriptor for descriptor, _, _ in config.hierarchies])

@@ -6,7 +6,8 @@ kernel ends every environment.
 
 Descriptor 3 is a datagram socket to the main process. Messages are JSON:
 
-    configure  trees, hidden, hierarchies, seccomp, init_uid, preload      descriptors: one per hierarchy
+    configure  trees, hidden, hierarchies, seccomp,      descriptors: one per hierarchy
+               init_uid, preload, runtime_modules
     prepare    id                                        descriptors: the environment's socket
     share      id, cpus
     audit      id, memory                                end it if its processes use more bytes than that
@@ -54,20 +55,25 @@ class Spawner:
         self._starved: Set[str] = set()  # ended for their use of memory
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
-    def preload(self, modules: List[str]) -> None:
-        """Import the runtime, and libraries that functions often use."""
+    def preload(self, modules: List[str], runtime_modules: List[str]) -> None:
+        """Import the runtime, and libraries that functions often use.
+
+        ``runtime_modules`` is what the runtime has loaded when it turns to a function; whatever else is loaded here,
+        by this program too, must give way to a module of the function's own.
+        """
         sys.path.insert(0, "/var/runtime")
         import awslambdaric.__main__
         import awslambdaric.bootstrap  # noqa: F401
 
-        baseline = frozenset(sys.modules)
         for name in modules:
             try:
                 importlib.import_module(name)
             except Exception as error:  # noqa: BLE001 - what cannot be loaded ahead is no reason to have no runtime
                 print(f"spawner: {name} is not preloaded: {error}", file=sys.stderr)
         _initialise_openssl()
-        loaded = [name for name in sys.modules if name not in baseline]
+        kept = frozenset(runtime_modules)
+        ours = f"{__package__}."
+        loaded = [name for name in sys.modules if name not in kept and not f"{name}.".startswith(ours)]
         self._libraries = guest.Libraries(loaded, frozenset(name.partition(".")[0] for name in loaded))
 
     def run(self) -> guest.Environment:
@@ -226,7 +232,7 @@ def _serve() -> str:
     config = json.loads(message)
     spawner = Spawner(control, config, descriptors)
     unmount("/run/insula/guest")  # all of it is loaded; children have no use for it
-    spawner.preload(config["preload"])
+    spawner.preload(config["preload"], config["runtime_modules"])
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that children share
     gc.disable()
