@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -121,3 +123,16 @@ def test_listening_sockets_are_of_different_network_namespaces(tmp_path: Path) -
             assert ours.getsockopt(socket.SOL_SOCKET, 71, 8) not in cookies
 
     asyncio.run(_with_driver(tmp_path, use))
+
+
+def test_a_child_that_died_in_store_is_replaced_unnoticed(tmp_path: Path) -> None:
+    code = _write(tmp_path / "code/f", {"app.py": "def handler(event, context): pass"})
+
+    async def use(driver: NamespacesDriver) -> bytes:
+        await driver.warm(RUNTIME)
+        while not driver._stock[RUNTIME]:  # noqa: ASYNC110 - the driver has no event for it
+            await asyncio.sleep(0.01)
+        os.kill(driver._stock[RUNTIME][0].pid, signal.SIGKILL)
+        return await _first_request(await driver.create(_spec(code)))
+
+    assert asyncio.run(_with_driver(tmp_path, use)).startswith(b"GET /2018-06-01/runtime/invocation/next ")

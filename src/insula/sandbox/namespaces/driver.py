@@ -25,7 +25,7 @@ from insula.sandbox.driver import (
 )
 from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
 from insula.sandbox.namespaces.seccomp import compile_filter
-from insula.sandbox.namespaces.spawner import Prepared, Spawner, SpawnerConfig
+from insula.sandbox.namespaces.spawner import ChildEndedError, Prepared, Spawner, SpawnerConfig
 from insula.sandbox.namespaces.verify import read_namespaces, verify
 from insula.sandbox.runtimes import Runtime, missing
 
@@ -183,6 +183,12 @@ class NamespacesDriver:
         """See the protocol."""
         if self._closing:
             raise SandboxError("The server is stopping.")
+        try:
+            return await self._make(spec)
+        except ChildEndedError:
+            return await self._make(spec)  # one that lay in store may have died there; the next is another
+
+    async def _make(self, spec: SandboxSpec) -> NamespaceSandbox:
         prepared = await self._take(spec.runtime)
         try:
             return await asyncio.wait_for(self._begin(spec, prepared), _START_SECONDS)
@@ -215,7 +221,7 @@ class NamespacesDriver:
             prepared.channel.send(b"go")
         except OSError as error:
             os.close(log)
-            raise SandboxError(f"The environment ended while it was being made: {error}") from error
+            raise ChildEndedError(f"The environment ended while it was being made: {error}") from error
         except BaseException:
             os.close(log)
             raise

@@ -56,6 +56,10 @@ _CREDENTIALS = struct.Struct("iII")
 _UNSHARE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--")
 
 
+class ChildEndedError(SandboxError):
+    """A child ended before it could be given a function: killed, or with its spawner."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpawnerConfig:
     """What all spawners of this server are started with.
@@ -251,7 +255,8 @@ class Spawner:
         """Next message of a child: the pid that the kernel vouches for, and descriptors.
 
         Raises:
-            SandboxError: the child says that it failed, or ended.
+            ChildEndedError: the child ended.
+            SandboxError: the child says that it failed.
         """
         while True:
             try:
@@ -260,7 +265,7 @@ class Spawner:
             except BlockingIOError:
                 await _readable(self._loop, channel)
         if not data:
-            raise SandboxError("The environment ended while it was being made.")
+            raise ChildEndedError("The environment ended while it was being made.")
         pid, descriptors = 0, list[int]()
         for level, kind, payload in ancillary:
             if level != socket.SOL_SOCKET:
