@@ -16,7 +16,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from typing import Any, Dict, FrozenSet, List, NamedTuple, NoReturn, Sequence, Set
 
 from .cgroup import Cgroups
@@ -324,7 +323,6 @@ def _become_function(environment: Dict[str, str]) -> None:
     os.environ.update(environment)
     os.umask(0o022)
     os.chdir("/var/task")
-    time.tzset()
     stdlib = [path for path in sys.path if path and path not in ("/var/task", "/var/runtime")]
     extra = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
     sys.path[:] = _unique(["/var/task", *_layer_packages(), "/opt/python", *extra, "/var/runtime", *stdlib])

@@ -27,6 +27,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
 
 from . import environment as guest
@@ -207,6 +208,7 @@ def become_runtime(handler: str) -> None:
     from awslambdaric import bootstrap
     from awslambdaric.__main__ import main
 
+    time.tzset()  # TZ may name any file: it is read with the function's rights
     if "AWS_LAMBDA_LOG_LEVEL" in os.environ:
         importlib.reload(bootstrap)  # it was imported ahead, and reads its settings when it is
     for name in ("environment", "spawner", "cgroup", "syscalls"):
