@@ -21,6 +21,8 @@ from typing import Any
 
 import boto3
 
+from insula.sandbox.runtimes import default_runtime
+
 INSULA = Path(sys.executable).with_name("insula")
 
 HANDLER = """
@@ -103,13 +105,6 @@ def environment(folder: str) -> dict[str, str]:
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pairs = (line.removeprefix("export ").split("=", 1) for line in text.splitlines() if line.startswith("export"))
     return dict(pairs)  # type: ignore[arg-type]
-
-
-def default_runtime() -> str:
-    """Python 3.11 if this host can run it, else the version that runs this."""
-    if (Path(sys.prefix) / "share/insula/runtimes/python3.11").is_dir():
-        return "python3.11"
-    return f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def zip_of(source: str) -> bytes:

@@ -20,13 +20,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from insula.sandbox.runtimes import default_runtime
+
 INSULA = Path(sys.executable).with_name("insula")
 ROLE = "arn:aws:iam::000000000000:role/test"
-RUNTIME = (
-    "python3.11"
-    if (Path(sys.prefix) / "share/insula/runtimes/python3.11").is_dir()
-    else f"python{sys.version_info.major}.{sys.version_info.minor}"
-)
+RUNTIME = default_runtime()
 
 
 class Server:

@@ -14,10 +14,10 @@ from insula.dispatch.environment import Environment, State, TenancyViolationErro
 from insula.dispatch.pool import InitFailedError, Pool
 from insula.dispatch.quotas import Quotas
 from insula.dispatch.variables import runtime_variables
-from insula.model.errors import InvalidParameterValueException, ServiceException, ServiceUnavailableException
+from insula.model.errors import ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
-from insula.model.tenant import NO_WALL
+from insula.model.tenant import check_wall
 from insula.sandbox.driver import Driver, SandboxSpec
 from insula.telemetry.logs import LogStream
 
@@ -80,8 +80,7 @@ class Dispatcher:
             TooManyRequestsException: a limit is reached.
             ServiceException: no environment could be made.
         """
-        if invocation.function.per_tenant and not self._driver.isolates:
-            raise InvalidParameterValueException(NO_WALL)
+        check_wall(per_tenant=invocation.function.per_tenant, isolates=self._driver.isolates)
         self._quotas.take_invocation()
         try:
             environment = await self._locate(invocation)

@@ -14,12 +14,11 @@ from insula.lambda_api.lookup import find
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
 from insula.model.errors import (
-    InvalidParameterValueException,
     InvalidRequestContentException,
     NotImplementedException,
 )
 from insula.model.invocation import Invocation, new_trace_id
-from insula.model.tenant import NO_WALL, check_tenant
+from insula.model.tenant import check_tenant, check_wall
 
 _CLIENT_CONTEXT_BYTES = 3583  # of base64, as AWS documents for ClientContext
 _TRACE_ID = re.compile(r"[A-Za-z0-9=;:._-]{1,256}")
@@ -34,8 +33,7 @@ async def invoke(context: Context, request: dict[str, Any]) -> Mapping[str, Any]
         refuse_unsupported(request)
     tenant = request.get("TenantId")
     check_tenant(function, tenant)
-    if function.per_tenant and not context.services.isolates:
-        raise InvalidParameterValueException(NO_WALL)
+    check_wall(per_tenant=function.per_tenant, isolates=context.services.isolates)
     kind = request.get("InvocationType", "RequestResponse")
     if kind == "Event":
         raise NotImplementedException(

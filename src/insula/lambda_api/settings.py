@@ -20,7 +20,7 @@ from insula.model import limits
 from insula.model.arn import LATEST, FunctionArn
 from insula.model.errors import InvalidParameterValueException
 from insula.model.function import FunctionVersion
-from insula.model.tenant import NO_WALL
+from insula.model.tenant import check_wall
 from insula.sandbox.driver import RuntimeMissingError
 
 # Source: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html#runtimes-deprecated
@@ -124,8 +124,7 @@ def check_tenancy(context: Context, request: Mapping[str, Any], tenancy: str | N
     """
     if tenancy is None:
         return
-    if not context.services.isolates:
-        raise InvalidParameterValueException(NO_WALL)
+    check_wall(per_tenant=True, isolates=context.services.isolates)
     if context.services.region in limits.REGIONS_WITHOUT_TENANCY:
         raise InvalidParameterValueException(
             f"Tenant isolation mode is not available in region {context.services.region}. "

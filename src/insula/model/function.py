@@ -54,8 +54,6 @@ class FunctionVersion:
     tracing: str = "PassThrough"
     log_format: str = "Text"
     log_group: str = ""
-    application_log_level: str | None = None
-    system_log_level: str | None = None
     layers: tuple[str, ...] = ()
     state: str = "Pending"
     state_reason: str | None = None

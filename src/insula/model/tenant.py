@@ -15,7 +15,7 @@ _UNEXPECTED = (
     "The invoked function is not enabled with tenancy configuration. "
     "Remove the tenant ID from your request and try again."
 )
-NO_WALL = (
+_NO_WALL = (
     "This server runs without isolation (insula serve --isolation none), and so runs no function with tenant isolation "
     "mode. Run it behind a wall: `insula doctor` says what this host lacks."
 )
@@ -33,3 +33,13 @@ def check_tenant(function: FunctionVersion, tenant: str | None) -> None:
         raise InvalidParameterValueException(_MISSING)
     if not function.per_tenant and tenant is not None:
         raise InvalidParameterValueException(_UNEXPECTED)
+
+
+def check_wall(*, per_tenant: bool, isolates: bool) -> None:
+    """Refuse a tenant-isolated function where environments do not stand behind a wall (S2).
+
+    Raises:
+        InvalidParameterValueException: it would run on less isolation than it asks for.
+    """
+    if per_tenant and not isolates:
+        raise InvalidParameterValueException(_NO_WALL)

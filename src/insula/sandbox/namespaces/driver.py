@@ -242,7 +242,7 @@ class NamespacesDriver:
             group=prepared.name,
             hierarchies=len(self._descriptors),
             foreign=foreign,
-        ).namespaces
+        )
         for identity in found:
             other = self._namespaces.get(identity)
             if other is not None and _has_namespace(other, identity):

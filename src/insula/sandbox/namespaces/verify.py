@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from insula.sandbox.driver import IsolationError
 
@@ -12,20 +11,15 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _NO_CAPABILITIES = "0000000000000000"
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
-    """The namespaces of a verified sandbox, as inode numbers."""
-
-    namespaces: frozenset[str]
-
-
 def read_namespaces(pid: int | str) -> frozenset[str]:
     """Identities of all namespaces of a process, e.g. ``net:[4026531992]``: namespaces(7)."""
     return frozenset(os.readlink(f"/proc/{pid}/ns/{kind}") for kind in _NAMESPACES)
 
 
-def verify(pid: int, *, uid: int, init_uid: int, group: str, hierarchies: int, foreign: frozenset[str]) -> Confinement:
-    """Check a sandbox's process, and the init that is its parent, through /proc.
+def verify(
+    pid: int, *, uid: int, init_uid: int, group: str, hierarchies: int, foreign: frozenset[str]
+) -> frozenset[str]:
+    """Check a sandbox's process, and the init that is its parent, through /proc; returns its namespaces.
 
     Args:
         pid: as seen by this process, from the kernel (SCM_CREDENTIALS).
@@ -59,7 +53,7 @@ def verify(pid: int, *, uid: int, init_uid: int, group: str, hierarchies: int, f
             )
     if groups.count(f"/{group}\n") != hierarchies:
         raise IsolationError(f"process {pid} is not in the cgroup {group} of all {hierarchies} hierarchies")
-    return Confinement(namespaces)
+    return namespaces
 
 
 def _check_powerless(pid: int, status: Mapping[str, str], uid: int) -> None:

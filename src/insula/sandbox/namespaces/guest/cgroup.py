@@ -18,7 +18,7 @@ _PERIOD_US = 100_000  # short periods cut short tasks into more pieces: measured
 class Hierarchy:
     """One mounted hierarchy in which this instance of Insula has a folder.
 
-    ``controllers`` is what is taken from it, among memory, cpu, pids and freezer; ``version`` is 1 or 2.
+    ``controllers`` is what is taken from it, among memory, cpu and pids; ``version`` is 1 or 2.
     """
 
     def __init__(self, folder: int, version: int, controllers: Sequence[str]) -> None:

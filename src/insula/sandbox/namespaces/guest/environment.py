@@ -181,9 +181,9 @@ class Environment:
         return listener
 
     def _mount_root(self) -> None:
-        overlay("/", ROOT)
+        overlay(["/"], ROOT)
         for tree in self._layout.trees:
-            overlay(tree, ROOT + tree)
+            overlay([tree], ROOT + tree)
         # Device nodes of its own: flock(2) on a shared /dev/null would be a channel to other tenants.
         mount("dev", ROOT + "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "size=64k,nr_inodes=32,mode=755")
         for name, minor in _DEVICES:
@@ -208,9 +208,9 @@ class Environment:
             scratch=spec["ephemeral_storage"] * megabyte,
             processes=spec["processes"],
         )
-        overlay(f"{CODE}/{spec['code']}", ROOT + "/var/task")
+        overlay([f"{CODE}/{spec['code']}"], ROOT + "/var/task")
         if spec["layers"]:
-            overlay(*_bottom_up([f"{LAYERS}/{layer}" for layer in spec["layers"]], ROOT + "/opt"))
+            overlay([f"{LAYERS}/{layer}" for layer in spec["layers"]], ROOT + "/opt")
         # Inodes are kernel memory as well: one for every 4 kB, like a small disk.
         inodes = spec["ephemeral_storage"] * 256
         options = f"size={spec['ephemeral_storage']}m,nr_inodes={inodes},mode=1777"
@@ -292,11 +292,6 @@ def _mask_proc() -> None:
             mount(MASK, f"{ROOT}/proc/{name}", None, MS_BIND)
 
 
-def _bottom_up(layers: List[str], target: str) -> List[str]:
-    """Arguments of ``overlay`` for layers that are listed lowest first."""
-    return [layers[0], target, *layers[1:]]
-
-
 def _limit_resources(descriptors: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
@@ -337,7 +332,7 @@ def _reseed() -> None:
     """Give this process randomness of its own.
 
     Random state is part of the memory that forks copy. OpenSSL notices a fork by the pid, and every environment's
-    pid is 1: without this, two tenants draw the same "random" bytes.
+    pid is 2: without this, two tenants draw the same "random" bytes.
     """
     random.seed()
     ssl = sys.modules.get("ssl")

@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import struct
-from typing import Optional
+from typing import Optional, Sequence
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -85,16 +85,16 @@ def unmount(target: str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount2({target})")
 
 
-def overlay(lower: str, target: str, *more: str) -> None:
-    """Mount ``lower`` (and what lies above it, lowest first) read-only on ``target`` by an overlay of its own.
+def overlay(layers: Sequence[str], target: str) -> None:
+    """Mount folders, the lowest first, merged and read-only on ``target``, by an overlay of its own.
 
     A plain bind mount would share inodes between environments, and with them inotify events and flock(2) locks:
     two tenants could signal each other through any file that both can read.
     """
-    layers = ":".join([*reversed(more), lower])
-    if not more:
-        layers += ":/run/empty"  # an overlay without an upper folder needs two lower ones
-    mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, "lowerdir=" + layers)
+    if len(layers) == 1:
+        layers = ["/run/empty", *layers]  # an overlay without an upper folder needs two lower ones
+    lower = ":".join(reversed(layers))
+    mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, "lowerdir=" + lower)
 
 
 def pivot(root: str) -> None:
