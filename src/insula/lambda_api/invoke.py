@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from insula.lambda_api.context import Context
-from insula.lambda_api.lookup import find
+from insula.lambda_api.lookup import resolve
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
 from insula.model.errors import (
@@ -28,7 +28,7 @@ _TRACE_ID = re.compile(r"[A-Za-z0-9=;:._-]{1,256}")
 async def invoke(context: Context, request: dict[str, Any]) -> Mapping[str, Any]:
     """Run a function once and answer with its outcome; with DryRun only check that it could be run."""
     arn = context.reference(request)
-    function = find(context, arn)
+    function = resolve(context, arn)
     if "DurableExecutionName" in request:
         refuse_unsupported(request)
     tenant = request.get("TenantId")

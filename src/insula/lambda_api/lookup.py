@@ -29,6 +29,15 @@ def find(context: Context, arn: FunctionArn) -> FunctionVersion:
     return function
 
 
+def resolve(context: Context, arn: FunctionArn) -> FunctionVersion:
+    """The version that an invocation of an ARN runs.
+
+    Raises:
+        ResourceNotFoundException: there is none.
+    """
+    return find(context, arn)
+
+
 def not_found(arn: FunctionArn) -> ResourceNotFoundException:
     """AWS's error for a function or version that does not exist."""
     return ResourceNotFoundException(f"Function not found: {arn}")
