@@ -29,6 +29,7 @@ from insula.model.errors import (
     PreconditionFailedException,
 )
 from insula.model.function import FunctionVersion
+from insula.model.settings import function_settings
 
 _NAME_LENGTH = 64
 
@@ -44,6 +45,7 @@ async def create_function(context: Context, request: dict[str, Any]) -> Mapping[
     _check_mandatory(request)
     tags = request.get("Tags", {})
     check_tag_count(tags)
+    function_settings(tags)
     artifact = await _store(context, request["Code"])
     function = new_function(context, request, arn, artifact)
     published = await services.catalog.create(

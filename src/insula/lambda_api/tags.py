@@ -11,6 +11,7 @@ from insula.lambda_api.registry import operation
 from insula.lambda_api.settings import check_tag_count
 from insula.model.arn import FunctionArn, parse_reference
 from insula.model.errors import InvalidParameterValueException, ResourceNotFoundException
+from insula.model.settings import function_settings
 
 _OTHER_RESOURCES = {
     "event-source-mapping": "Event source mapping",
@@ -32,6 +33,7 @@ async def tag_resource(context: Context, request: dict[str, Any]) -> Mapping[str
     arn = _function(context, request)
     if not request["Tags"]:
         raise InvalidParameterValueException("An error occurred and the request cannot be processed.")
+    function_settings(request["Tags"])
     tags = {**_tags(context, arn), **request["Tags"]}
     check_tag_count(tags)
     await context.services.catalog.set_tags(context.account, arn.name, tags)

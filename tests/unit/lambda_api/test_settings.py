@@ -93,6 +93,15 @@ def test_more_than_fifty_tags_are_refused(client: Any) -> None:
     assert message_of(client, Tags=tags) == "Number of tags exceeds resource tag limit."
 
 
+def test_tags_are_insulas_own_settings_and_others_of_them_are_refused(harness: Harness, client: Any) -> None:
+    assert "Insula has no setting insula:x" in message_of(client, Tags={"insula:x": "1"})
+    client.create_function(**settings(Tags={"insula:evict-idle": "true"}))
+    arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:hello"
+    code, message = refused(client.tag_resource, Resource=arn, Tags={"insula:proactive": "many"})
+    assert (code, "0 to 100" in message) == ("InvalidParameterValueException", True)
+    assert harness.catalog.tags(ACCOUNT, "hello") == {"insula:evict-idle": "true"}
+
+
 BUCKET = {"S3Bucket": "bucket", "S3Key": "key"}
 NFS = {
     "Arn": f"arn:aws:elasticfilesystem:{REGION}:{ACCOUNT}:access-point/fsap-0123456789abcdef0",
