@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from insula.model.function import FunctionVersion
+from insula.model.stream import ResponseStream
 
 # Ids must be unique, not secret, and are made twice per invocation: three system calls saved each time.
 _random = random.Random()  # noqa: S311 - seeded by the operating system
@@ -24,6 +25,7 @@ class Invocation:
         client_context: JSON text (already decoded from base64), or None.
         trace_id: value of ``X-Amzn-Trace-Id``.
         tail: whether the caller wants the last 4 KB of the log.
+        stream: where a streamed answer goes; None collects it.
     """
 
     request_id: str
@@ -34,6 +36,7 @@ class Invocation:
     client_context: str | None = None
     trace_id: str = ""
     tail: bool = False
+    stream: ResponseStream | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,9 @@ class InvocationResult:
     """What a synchronous caller gets.
 
     Attributes:
-        payload: the handler's answer, or the error document.
-        error: ``Unhandled`` or ``Handled`` if the function failed, else None.
+        payload: the handler's answer, or the error document; empty if the answer was streamed.
+        error: ``Unhandled`` or ``Handled`` if the function failed, else None. Of a streamed answer that broke off, the
+            error type that its runtime gave.
         executed_version: ``$LATEST`` or the number of the version that ran.
         log_tail: the last 4 KB of the log, if asked for.
     """
