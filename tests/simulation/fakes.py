@@ -75,12 +75,15 @@ class FakeSandbox:
         self.alive = True
         self.gone = False
         self.invocations_begun = 0
+        self.runtime_started = False
         self.memory_used = 0
         self.served: list[Invocation] = []
         self.current: Invocation | None = None
         self.deadline_ms = 0
         self.serving: asyncio.Future[None] = self._loop.create_future()
         self.on_event: Callable[[Invocation], None] = lambda _: None
+        self.on_extension_exit: Callable[[str], None] = lambda _: None
+        self.frozen = False
         self._runtime: Listener | None = None
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -98,6 +101,21 @@ class FakeSandbox:
 
     def kill(self) -> None:
         self.die(KILLED)
+
+    def freeze(self) -> None:
+        self.frozen = self.alive
+
+    def thaw(self) -> None:
+        self.frozen = False
+
+    def start_runtime(self) -> None:
+        self.runtime_started = True
+
+    def terminate(self) -> None:
+        self.die(Exit(None, 15))
+
+    async def connect(self, port: int) -> socket.socket:
+        raise ConnectionRefusedError(port)
 
     def begin_invocations(self) -> None:
         self.invocations_begun += 1

@@ -6,7 +6,7 @@ Drivers: ``namespaces`` (the default) and ``none`` (no isolation, refused for te
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +39,8 @@ class SandboxSpec:
         environment: all environment variables of the runtime process.
         memory: MB of memory that the environment may use, /tmp not counted.
         ephemeral_storage: MB of /tmp.
+        extensions: file names, in /opt/extensions, of the external extensions. They are started first, and the runtime
+            only after ``Sandbox.start_runtime``. Without any the runtime starts at once.
     """
 
     id: str
@@ -48,6 +50,7 @@ class SandboxSpec:
     environment: Mapping[str, str]
     memory: int
     ephemeral_storage: int
+    extensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +62,15 @@ class Exit:
         signal: number of that signal, or None.
         out_of_memory: whether the memory limit ended it.
         peak_memory: most bytes of memory that were used at once; 0 if unknown.
+        entrypoint: why there was no runtime process at all, as AWS words it for ``Runtime.InvalidEntrypoint``; None if
+            there was one.
     """
 
     status: int | None
     signal: int | None
     out_of_memory: bool = False
     peak_memory: int = 0
+    entrypoint: str | None = None
 
 
 class Sandbox(Protocol):
@@ -75,7 +81,9 @@ class Sandbox(Protocol):
         listener: listening socket, 127.0.0.1:9001 as seen from inside; the Runtime API is served on it.
         log: readable descriptor of the runtime's standard output and error. Non-blocking.
         isolation: name of the wall that it runs behind, e.g. ``namespaces``.
-        started: when the runtime was let go, in seconds of the monotonic clock.
+        started: when the first process in it was let go, in seconds of the monotonic clock.
+        on_extension_exit: called with the file name of an external extension whose process ended by itself. Set it
+            before the next turn of the event loop; at first it does nothing.
     """
 
     spec: SandboxSpec
@@ -83,13 +91,38 @@ class Sandbox(Protocol):
     log: int
     isolation: str
     started: float
+    on_extension_exit: Callable[[str], None]
 
     async def wait(self) -> Exit:
         """Wait until nothing of the sandbox is left: processes, cgroups, mounts."""
         ...
 
     def kill(self) -> None:
-        """End the sandbox now. Idempotent; ``wait`` tells when it is gone."""
+        """End the sandbox now, a frozen one too. Idempotent; ``wait`` tells when it is gone."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop every process in it until ``thaw``. Idempotent; does nothing for one that is ending."""
+        ...
+
+    def thaw(self) -> None:
+        """Let its processes go on. Costs nothing if they were not stopped."""
+        ...
+
+    def start_runtime(self) -> None:
+        """The extensions are ready: start the runtime. Only with ``spec.extensions``, and once."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask the runtime process to end, by SIGTERM. A frozen sandbox is thawed; ``kill`` still ends everything."""
+        ...
+
+    async def connect(self, port: int) -> socket.socket:
+        """A TCP connection to 127.0.0.1:``port`` inside, as a non-blocking socket.
+
+        Raises:
+            OSError: nobody listens there, nobody accepts within 2 s, or the sandbox is ending.
+        """
         ...
 
     def begin_invocations(self) -> None:

@@ -15,12 +15,13 @@ from insula.sandbox.namespaces.driver import NamespacesDriver
 Mount = tuple[Path, int, frozenset[str]]
 
 _V1 = [
+    (Path("/cg/freezer"), 1, frozenset({"rw", "freezer"})),
     (Path("/cg/cpu"), 1, frozenset({"rw", "cpu", "cpuacct"})),
     (Path("/cg/memory"), 1, frozenset({"rw", "memory"})),
     (Path("/cg/pids"), 1, frozenset({"rw", "pids"})),
 ]
-_V2 = (Path("/cg"), 2, frozenset({"cpu", "io", "memory", "pids"}))
-_EMPTY_V2 = (Path("/cg/unified"), 2, frozenset[str]())
+_V2 = (Path("/cg"), 2, frozenset({"cpu", "freezer", "io", "memory", "pids"}))
+_EMPTY_V2 = (Path("/cg/unified"), 2, frozenset({"freezer"}))
 
 
 def _host(monkeypatch: pytest.MonkeyPatch, mounts: Iterable[Mount]) -> None:
@@ -38,12 +39,12 @@ def test_without_root_it_does_not_start(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("controller", ["cpu", "memory", "pids"])
+@pytest.mark.parametrize("controller", ["freezer", "cpu", "memory", "pids"])
 def test_without_a_controller_it_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controller: str
 ) -> None:
     mounts = [mount for mount in _V1 if controller not in mount[2]]
-    _host(monkeypatch, [*mounts, _EMPTY_V2])
+    _host(monkeypatch, mounts)
     with pytest.raises(SandboxError, match=rf"No cgroup hierarchy here offers {controller}\. Mount cgroup v2"):
         asyncio.run(_driver(tmp_path).start())
 
@@ -59,13 +60,23 @@ def test_each_controller_is_taken_from_where_it_is(monkeypatch: pytest.MonkeyPat
     def found() -> list[tuple[str, int, tuple[str, ...]]]:
         return [(str(h.mount), h.version, h.controllers) for h in hierarchies.find_hierarchies()]
 
-    _host(monkeypatch, [*_V1, _EMPTY_V2])
-    assert found() == [("/cg/memory", 1, ("memory",)), ("/cg/cpu", 1, ("cpu",)), ("/cg/pids", 1, ("pids",))]
+    def v1(*controllers: str) -> list[tuple[str, int, tuple[str, ...]]]:
+        return [(f"/cg/{controller}", 1, (controller,)) for controller in controllers]
+
+    _host(monkeypatch, [*_V1])
+    assert found() == v1("freezer", "memory", "cpu", "pids")
     _host(monkeypatch, [_V2])
-    assert found() == [("/cg", 2, ("memory", "cpu", "pids"))]
-    mixed = (Path("/cg/unified"), 2, frozenset({"cpu", "pids"}))
-    _host(monkeypatch, [_V1[1], mixed])
-    assert found() == [("/cg/memory", 1, ("memory",)), ("/cg/unified", 2, ("cpu", "pids"))]
+    assert found() == [("/cg", 2, ("freezer", "memory", "cpu", "pids"))]
+    mixed = (Path("/cg/unified"), 2, frozenset({"cpu", "freezer", "pids"}))
+    _host(monkeypatch, [_V1[2], mixed])
+    assert found() == [("/cg/unified", 2, ("freezer", "cpu", "pids")), *v1("memory")]
+
+
+def test_the_freezer_of_cgroup_v2_is_taken_even_beside_controllers_of_v1(monkeypatch: pytest.MonkeyPatch) -> None:
+    _host(monkeypatch, [*_V1, _EMPTY_V2])
+    first, *others = hierarchies.find_hierarchies()
+    assert first == hierarchies.Hierarchy(Path("/cg/unified"), 2, ("freezer",))
+    assert {h.version for h in others} == {1}
 
 
 def test_a_runtime_that_is_not_there_is_refused_with_what_to_install(tmp_path: Path) -> None:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import logging
 import os
 import secrets
 import socket
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from insula.model.limits import FILE_DESCRIPTORS, MEMORY_PER_VCPU_MB, PROCESSES
-from insula.sandbox.driver import (
-    Exit,
-    IsolationError,
-    Sandbox,
-    SandboxError,
-    SandboxSpec,
-)
+from insula.model.limits import FILE_DESCRIPTORS, PROCESSES
+from insula.sandbox.driver import IsolationError, Sandbox, SandboxError, SandboxSpec
+from insula.sandbox.namespaces.door import Door
 from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
+from insula.sandbox.namespaces.sandbox import Freezer, NamespaceSandbox
 from insula.sandbox.namespaces.seccomp import compile_filter
 from insula.sandbox.namespaces.spawner import ChildEndedError, Prepared, Spawner, SpawnerConfig
 from insula.sandbox.namespaces.verify import read_namespaces, verify
@@ -37,55 +31,6 @@ _UIDS = 1 << 27
 _INIT_UID = _FIRST_UID + _UIDS  # of all init processes; no function has it
 _START_SECONDS = 20.0
 _STANDBY = 2  # prepared children a runtime keeps in store
-
-
-class NamespaceSandbox:
-    """A sandbox made by the spawner; see the Sandbox protocol.
-
-    Attributes:
-        pid: process id of the runtime as seen on the host.
-    """
-
-    isolation = "namespaces"
-
-    def __init__(self, spec: SandboxSpec, prepared: Prepared, log: int) -> None:
-        self.spec = spec
-        self.pid = prepared.pid
-        self.listener = prepared.listener
-        self.log = log
-        self.started = time.monotonic()
-        self._prepared = prepared
-
-    async def wait(self) -> Exit:
-        """See the protocol."""
-        return await asyncio.shield(self._prepared.exit)
-
-    def kill(self) -> None:
-        """See the protocol."""
-        self._prepared.spawner.kill(self._prepared.name)
-
-    def begin_invocations(self) -> None:
-        """See the protocol."""
-        self._prepared.spawner.share(self._prepared.name, self.spec.memory / MEMORY_PER_VCPU_MB)
-
-    def peak_memory(self) -> int:
-        """See the protocol."""
-        try:
-            return int(os.pread(self._prepared.peak, 32, 0))
-        except OSError as error:
-            if error.errno not in (errno.ENODEV, errno.EBADF):
-                raise
-        ended = self._prepared.exit  # the group is gone; what it came to was read before
-        return ended.result().peak_memory if ended.done() else 0
-
-    def check_memory(self) -> None:
-        """See the protocol.
-
-        The kernel's hard limit is memory and /tmp together, as it counts tmpfs to the same group: exact is only who
-        looks at the parts. That costs more, and is only worth it once the peak is beyond the memory.
-        """
-        if self.peak_memory() > self.spec.memory << 20:
-            self._prepared.spawner.audit(self._prepared.name, self.spec.memory << 20)
 
 
 class NamespacesDriver:
@@ -122,6 +67,8 @@ class NamespacesDriver:
         self._folders: list[Path] = []
         self._descriptors: list[int] = []
         self._config: SpawnerConfig | None = None
+        self._freezer: Freezer | None = None
+        self._door: Door | None = None
         self._spawners: dict[str, Spawner] = {}
         self._starting: dict[str, asyncio.Task[Spawner]] = {}
         self._stock: defaultdict[str, deque[Prepared]] = defaultdict(deque)
@@ -151,6 +98,8 @@ class NamespacesDriver:
         self._descriptors = [os.open(f, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for f in self._folders]
         described = [(fd, h.version, h.controllers) for fd, h in zip(self._descriptors, hierarchies, strict=True)]
         self._config = SpawnerConfig(self._code, self._layers, mountpoint, described, seccomp, _INIT_UID)
+        self._freezer = Freezer(self._descriptors[0], hierarchies[0].version)
+        self._door = Door()
         self._own = read_namespaces("self")
 
     async def close(self) -> None:
@@ -165,6 +114,8 @@ class NamespacesDriver:
             while stock:
                 stock.popleft().close()
         await asyncio.gather(*(spawner.close() for spawner in self._spawners.values()))
+        if self._door is not None:
+            self._door.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
         for folder in self._folders:
@@ -217,7 +168,9 @@ class NamespacesDriver:
             socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
             pid, _ = await prepared.spawner.receive(prepared.channel)
             self._verify(prepared, pid, uid)
-            sandbox = NamespaceSandbox(spec, prepared, log)
+            assert self._freezer is not None
+            assert self._door is not None
+            sandbox = NamespaceSandbox(spec, prepared, log, self._freezer, self._door)
             prepared.channel.send(b"go")
         except OSError as error:
             os.close(log)
@@ -228,7 +181,6 @@ class NamespacesDriver:
         finally:
             os.close(writer)
         prepared.channel.close()
-        prepared.exit.add_done_callback(lambda _: prepared.close())
         return sandbox
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:

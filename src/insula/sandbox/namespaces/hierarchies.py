@@ -15,7 +15,10 @@ from pathlib import Path
 
 from insula.sandbox.driver import SandboxError
 
-CONTROLLERS = ("memory", "cpu", "pids")
+# The freezer comes first: what is frozen under cgroup v1 does not die before it is thawed, so that a sweep has to begin
+# there.
+CONTROLLERS = ("freezer", "memory", "cpu", "pids")
+FREEZE = {1: ("freezer.state", "FROZEN", "THAWED"), 2: ("cgroup.freeze", "1", "0")}  # file, to freeze, to thaw
 _SWEEP_SECONDS = 10.0
 
 
@@ -26,7 +29,7 @@ class Hierarchy:
     Attributes:
         mount: where it is mounted.
         version: 1 or 2.
-        controllers: what is taken from it.
+        controllers: what is taken from it; ``freezer``, which is a part of cgroup v2 itself, counts as one.
     """
 
     mount: Path
@@ -41,7 +44,8 @@ def find_hierarchies() -> list[Hierarchy]:
         SandboxError: a controller is missing; the message says what to do.
     """
     found: dict[tuple[Path, int], list[str]] = {}
-    mounts = list(_cgroup_mounts())
+    # Where both versions offer one, v2 is the better freezer: what it froze can be killed.
+    mounts = sorted(_cgroup_mounts(), key=lambda mount: -mount[1])
     lacking = []
     for controller in CONTROLLERS:
         place = next(((mount, v) for mount, v, has in mounts if controller in has), None)
@@ -66,7 +70,7 @@ def _cgroup_mounts() -> Iterator[tuple[Path, int, frozenset[str]]]:
             yield mount, 1, frozenset(options.replace(" ", ",").split(","))
         elif kind == "cgroup2":
             with contextlib.suppress(OSError):
-                yield mount, 2, frozenset((mount / "cgroup.controllers").read_text().split())
+                yield mount, 2, frozenset(["freezer", *(mount / "cgroup.controllers").read_text().split()])
 
 
 def make_folder(hierarchy: Hierarchy, name: str) -> Path:
@@ -82,6 +86,8 @@ def make_folder(hierarchy: Hierarchy, name: str) -> Path:
         if hierarchy.version == 2:
             _enable(hierarchy.mount, hierarchy.controllers)
         folder.mkdir()
+        if "freezer" in hierarchy.controllers and not (folder / FREEZE[hierarchy.version][0]).exists():
+            raise SandboxError("This kernel's cgroup v2 cannot freeze processes. Linux 5.2 or newer is needed.")
         if hierarchy.version == 2:
             _enable(folder, hierarchy.controllers)
         if "pids" in hierarchy.controllers:
@@ -101,7 +107,9 @@ def max_pids() -> int:
 
 
 def _enable(folder: Path, controllers: tuple[str, ...]) -> None:
-    text = " ".join(f"+{controller}" for controller in controllers)
+    text = " ".join(f"+{controller}" for controller in controllers if controller != "freezer")
+    if not text:
+        return
     try:
         (folder / "cgroup.subtree_control").write_text(text)
     except OSError:
@@ -124,6 +132,8 @@ def remove_folder(folder: Path) -> None:
     deadline = time.monotonic() + _SWEEP_SECONDS
     groups = [Path(path) for path, _, _ in os.walk(folder, topdown=False)]
     for group in groups:
+        with contextlib.suppress(OSError):  # it has no freezer, or cgroup v2's, which holds back no SIGKILL
+            (group / FREEZE[1][0]).write_text(FREEZE[1][2])
         for pid in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)

@@ -54,7 +54,7 @@ _ETC = {
     "sbx_user1051:x:993:993::/home/sbx_user1051:/sbin/nologin\n"
     "nobody:x:65534:65534:nobody:/:/sbin/nologin\n",
     "group": "root:x:0:\nsbx_user1051:x:993:\nnogroup:x:65534:\n",
-    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "hosts": "127.0.0.1 localhost sandbox sandbox.localdomain\n::1 localhost\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "resolv.conf": "",
     "host.conf": "multi on\n",

@@ -13,12 +13,13 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from insula.sandbox.driver import Exit, Sandbox, SandboxError, SandboxSpec
 from insula.sandbox.runtimes import Runtime, missing
 
+_CONNECT_SECONDS = 2.0
 # Ends with the server, however the server ends: prctl(PR_SET_PDEATHSIG, SIGKILL).
 _BOOTSTRAP = """
 import ctypes, os, sys
@@ -42,8 +43,10 @@ class ProcessSandbox:
         self.listener = listener
         self.log = log
         self.started = time.monotonic()
+        self.on_extension_exit: Callable[[str], None] = lambda _: None
         self._process = process
         self._scratch = scratch
+        self._frozen = False
 
     async def wait(self) -> Exit:
         """See the protocol."""
@@ -55,8 +58,43 @@ class ProcessSandbox:
 
     def kill(self) -> None:
         """See the protocol."""
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """See the protocol; a function can undo it."""
+        self._signal(signal.SIGSTOP)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """See the protocol."""
+        if self._frozen:
+            self._frozen = False
+            self._signal(signal.SIGCONT)
+
+    def start_runtime(self) -> None:
+        """See the protocol."""
+        raise NotImplementedError
+
+    def terminate(self) -> None:
+        """See the protocol."""
+        self.thaw()
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.terminate()
+
+    async def connect(self, port: int) -> socket.socket:
+        """See the protocol; the sandbox's loopback is the host's."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def begin_invocations(self) -> None:
         """See the protocol; nothing is limited here."""

@@ -18,7 +18,7 @@ _PERIOD_US = 100_000  # short periods cut short tasks into more pieces: measured
 class Hierarchy:
     """One mounted hierarchy in which this instance of Insula has a folder.
 
-    ``controllers`` is what is taken from it, among memory, cpu and pids; ``version`` is 1 or 2.
+    ``controllers`` is what is taken from it, among freezer, memory, cpu and pids; ``version`` is 1 or 2.
     """
 
     def __init__(self, folder: int, version: int, controllers: Sequence[str]) -> None:
@@ -113,6 +113,13 @@ class Cgroups:
             hierarchy.write(group, "cpu.max", f"{quota} {_PERIOD_US}")
         else:
             hierarchy.write(group, "cpu.cfs_quota_us", quota)  # the period's default is 100 ms
+
+    def thaw(self, group: str) -> None:
+        """Let frozen processes go on to their death: only cgroup v2 lets them die as they are."""
+        hierarchy = self._by_controller["freezer"]
+        if hierarchy.version == 1:
+            with contextlib.suppress(FileNotFoundError):
+                hierarchy.write(group, "freezer.state", "THAWED")
 
     def unlimit(self, group: str) -> None:
         """Lift the limit on the group's processor time."""

@@ -118,6 +118,7 @@ class Spawner:
 
     def _kill(self, name: str, pid: int) -> None:
         self._cgroups.unlimit(name)  # dying takes processor time as well
+        self._cgroups.thaw(name)
         os.kill(pid, signal.SIGKILL)
 
     def _fork(self, name: str, channel: int) -> Optional[guest.Environment]:
