@@ -9,6 +9,7 @@ from insula.lambda_api.activation import is_settled
 from insula.lambda_api.context import Context
 from insula.model.arn import LATEST, FunctionArn
 from insula.model.errors import (
+    STALE_REVISION,
     InvalidParameterValueException,
     PreconditionFailedException,
     ResourceConflictException,
@@ -68,10 +69,7 @@ def updatable(context: Context, arn: FunctionArn, request: Mapping[str, Any]) ->
     """
     latest = find(context, arn)
     if request.get("RevisionId", latest.revision) != latest.revision:
-        raise PreconditionFailedException(
-            "The Revision Id provided does not match the latest Revision Id. "
-            "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
-        )
+        raise PreconditionFailedException(STALE_REVISION)
     if latest.state == "Pending":
         raise ResourceConflictException(
             "The operation cannot be performed at this time. "

@@ -20,6 +20,8 @@ body's message key, which differs per error on AWS; subclassing registers it in 
     ├── PreconditionFailedException         412
     ├── RequestEntityTooLargeException      413
     ├── CodeStorageExceededException        400
+    ├── AliasLimitExceededException         400
+    ├── ProvisionedConcurrencyConfigNotFoundException  404
     ├── TooManyRequestsException            429
     ├── ServiceException                    500
     └── ServiceUnavailableException         503  the server is stopping
@@ -28,6 +30,11 @@ body's message key, which differs per error on AWS; subclassing registers it in 
 from __future__ import annotations
 
 from typing import ClassVar
+
+STALE_REVISION = (
+    "The Revision Id provided does not match the latest Revision Id. "
+    "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
+)
 
 
 class LambdaError(Exception):
@@ -74,9 +81,20 @@ class ValidationException(LambdaError):
 
 
 class InvalidParameterValueException(LambdaError):
-    """A parameter is well formed, and wrong."""
+    """A parameter is well formed, and wrong.
+
+    Args:
+        typed: whether AWS sends the body's ``Type``; for limits of concurrency it does not.
+    """
 
     status = 400
+
+    def __init__(self, message: str, *, typed: bool = True) -> None:
+        super().__init__(message)
+        self._typed = typed
+
+    def body(self) -> dict[str, object]:
+        return super().body() if self._typed else {self.message_key: self.message}
 
 
 class InvalidRequestContentException(LambdaError):
@@ -158,6 +176,18 @@ class CodeStorageExceededException(LambdaError):
     """The account's code storage is full."""
 
     status = 400
+
+
+class AliasLimitExceededException(LambdaError):
+    """The function has as many aliases as it may."""
+
+    status = 400
+
+
+class ProvisionedConcurrencyConfigNotFoundException(LambdaError):
+    """The version or alias has no provisioned concurrency."""
+
+    status = 404
 
 
 class TooManyRequestsException(LambdaError):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from insula.model.arn import LATEST, FunctionArn
+from insula.model.layer import Layer
 
 PER_TENANT = "PER_TENANT"
 
@@ -28,6 +29,7 @@ class FunctionVersion:
         code_size: bytes of the zip.
         last_modified: as AWS prints it, ``2026-11-23T16:05:00.000+0000``.
         tenancy: ``PER_TENANT`` or None. Set at creation, never changed.
+        layers: merged at /opt, lowest first.
         state: ``Pending``, ``Active`` or ``Failed``.
         update_status: ``LastUpdateStatus``; None before the function was first active.
     """
@@ -54,7 +56,7 @@ class FunctionVersion:
     tracing: str = "PassThrough"
     log_format: str = "Text"
     log_group: str = ""
-    layers: tuple[str, ...] = ()
+    layers: tuple[Layer, ...] = ()
     state: str = "Pending"
     state_reason: str | None = None
     state_reason_code: str | None = None
@@ -90,4 +92,4 @@ class FunctionVersion:
         unknown = set(document) - known
         if unknown:
             raise ValueError(f"function document has unknown keys {sorted(unknown)}: written by a newer release?")
-        return cls(**{**document, "layers": tuple(document.get("layers", ()))})
+        return cls(**{**document, "layers": tuple(Layer(**layer) for layer in document.get("layers", ()))})

@@ -1,4 +1,4 @@
-"""The catalog: which functions and access keys there are.
+"""The catalog: which functions, layers and access keys there are.
 
 Reads are served from memory. A write is checked against memory, committed in one transaction in a worker
 thread, and only then applied to memory, one at a time; so memory never says what the database does not.
@@ -6,11 +6,10 @@ thread, and only then applied to memory, one at a time; so memory never says wha
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,30 +18,23 @@ from sqlalchemy.exc import DBAPIError
 
 from insula.model.arn import LATEST
 from insula.model.errors import (
+    STALE_REVISION,
     InvalidParameterValueException,
     PreconditionFailedException,
     ResourceConflictException,
     ResourceNotFoundException,
 )
 from insula.model.function import FunctionVersion
+from insula.store.aliases import Aliases
+from insula.store.concurrency import Concurrency, unprovisioning
 from insula.store.folder import claim_folder
 from insula.store.keys import AccessKey, load_access_keys, new_access_key, save_access_key
+from insula.store.layers import Layers
+from insula.store.records import FunctionRecord, Records
 from insula.store.schema import CatalogError, functions, open_database, versions
+from insula.store.writer import Writer
 
 _T = TypeVar("_T")
-_STALE = (
-    "The Revision Id provided does not match the latest Revision Id. "
-    "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"
-)
-
-
-@dataclass(slots=True)
-class _Function:
-    """``versions`` holds ``$LATEST`` first and then the numbers in order, as insertion made them."""
-
-    next_version: int
-    tags: dict[str, str]
-    versions: dict[str, FunctionVersion]
 
 
 class Catalog:
@@ -50,16 +42,23 @@ class Catalog:
 
     Reads may be called at any time from the event loop's thread. Writes are awaited; a caller that is
     cancelled while its write waits for its turn has written nothing, one that is cancelled later all.
+
+    Attributes:
+        aliases: of functions.
+        concurrency: reserved and provisioned concurrency of functions.
+        layers: layers and their versions.
     """
 
     def __init__(self, engine: Engine, lock_file: int) -> None:
         self._engine = engine
         self._lock_file = lock_file
-        self._accounts: dict[str, dict[str, _Function]] = {}
+        self._records = Records()
+        self._writer = Writer(engine)
         self._listings: dict[str, Sequence[FunctionVersion]] = {}
         self._keys: dict[str, AccessKey] = {}
-        self._turn = asyncio.Lock()
-        self._writing: asyncio.Task[Any] | None = None  # the loop itself keeps only weak references
+        self.aliases = Aliases(self._records, self._writer)
+        self.concurrency = Concurrency(self._records, self._writer)
+        self.layers = Layers(self._writer)
 
     @classmethod
     def open(cls, path: Path) -> Catalog:
@@ -91,34 +90,34 @@ class Catalog:
 
     def function(self, account: str, name: str, version: str = LATEST) -> FunctionVersion | None:
         """A version of a function, or None."""
-        found = self._find(account, name)
+        found = self._records.find(account, name)
         return found.versions.get(version) if found else None
 
     def functions(self, account: str) -> Sequence[FunctionVersion]:
         """``$LATEST`` of each function of the account, sorted by name."""
         listing = self._listings.get(account)
         if listing is None:
-            held = self._accounts.get(account, {})
+            held = self._records.accounts.get(account, {})
             listing = self._listings[account] = tuple(held[name].versions[LATEST] for name in sorted(held))
         return listing
 
     def versions(self, account: str, name: str) -> Sequence[FunctionVersion]:
         """``$LATEST`` and then the published versions in order; empty if there is no such function."""
-        found = self._find(account, name)
+        found = self._records.find(account, name)
         return tuple(found.versions.values()) if found else ()
 
     def all_functions(self) -> Iterable[FunctionVersion]:
         """Every version of every function of every account."""
         return [
             version
-            for held in self._accounts.values()
+            for held in self._records.accounts.values()
             for function in held.values()
             for version in function.versions.values()
         ]
 
     def tags(self, account: str, name: str) -> Mapping[str, str]:
         """A function's tags; empty if there is no such function."""
-        found = self._find(account, name)
+        found = self._records.find(account, name)
         return dict(found.tags) if found else {}
 
     async def create(
@@ -139,10 +138,10 @@ class Catalog:
         """
         published = _first_version(latest, published_revision) if publish else None
         stored = [latest] if published is None else [latest, published]
-        function = _Function(len(stored), dict(tags), {each.version: each for each in stored})
+        function = FunctionRecord(len(stored), dict(tags), {each.version: each for each in stored})
 
         def plan() -> tuple[list[Executable], Callable[[], FunctionVersion | None]]:
-            if self._find(latest.account, latest.name):
+            if self._records.find(latest.account, latest.name):
                 raise ResourceConflictException(f"Function already exist: {latest.name}")
             row = {"next_version": function.next_version, "tags": function.tags}
             statements: list[Executable] = [
@@ -151,12 +150,13 @@ class Catalog:
             ]
 
             def apply() -> FunctionVersion | None:
-                self._accounts.setdefault(latest.account, {})[latest.name] = function
+                self._records.accounts.setdefault(latest.account, {})[latest.name] = function
+                self._listings.pop(latest.account, None)
                 return published
 
             return statements, apply
 
-        return await self._write(latest.account, plan)
+        return await self._writer.write(plan)
 
     async def replace(self, function: FunctionVersion, *, expected_revision: str) -> None:
         """Replace one version's document if its revision is still the expected one.
@@ -171,10 +171,11 @@ class Catalog:
 
             def apply() -> None:
                 held.versions[function.version] = function
+                self._listings.pop(function.account, None)
 
             return [update(versions).where(*_is(function)).values(_row(function))], apply
 
-        await self._write(function.account, plan)
+        await self._writer.write(plan)
 
     async def publish(
         self, latest: FunctionVersion, make: Callable[[FunctionVersion, int], FunctionVersion]
@@ -206,10 +207,10 @@ class Catalog:
 
             return statements, apply
 
-        return await self._write(latest.account, plan)
+        return await self._writer.write(plan)
 
     async def delete(self, account: str, name: str) -> Sequence[FunctionVersion]:
-        """Delete a function with all versions and tags.
+        """Delete a function with all that is its own.
 
         Returns:
             The versions that it had; empty if there was no such function.
@@ -219,22 +220,24 @@ class Catalog:
             gone = self.versions(account, name)
 
             def apply() -> Sequence[FunctionVersion]:
-                self._accounts.get(account, {}).pop(name, None)
+                self._records.accounts.get(account, {}).pop(name, None)
+                self._listings.pop(account, None)
                 return gone
 
-            # Versions go with their function (ON DELETE CASCADE).
+            # All that is the function's goes with it (ON DELETE CASCADE).
             return [delete(functions).where(functions.c.account == account, functions.c.name == name)], apply
 
-        return await self._write(account, plan)
+        return await self._writer.write(plan)
 
     async def delete_version(self, account: str, name: str, version: str) -> FunctionVersion | None:
-        """Delete a published version; its number is not given again.
+        """Delete a published version with its provisioned concurrency; its number is not given again.
 
         Returns:
             The version, or None if there was none.
 
         Raises:
             InvalidParameterValueException: ``$LATEST``, which goes only with its function.
+            ResourceConflictException: an alias points to it.
         """
         if version == LATEST:
             raise InvalidParameterValueException("$LATEST version cannot be deleted without deleting the function.")
@@ -243,10 +246,20 @@ class Catalog:
             gone = self.function(account, name, version)
             if gone is None:
                 return [], lambda: None
-            held = self._accounts[account][name]
-            return [delete(versions).where(*_is(gone))], lambda: held.versions.pop(version)
+            held = self._records.accounts[account][name]
+            pointing = sorted(alias.name for alias in held.aliases.values() if version in alias.versions)
+            if pointing:
+                raise ResourceConflictException(
+                    f"Unable to delete version because the following aliases reference it: [{', '.join(pointing)}]"
+                )
 
-        return await self._write(account, plan)
+            def apply() -> FunctionVersion:
+                held.provisioned.pop(version, None)
+                return held.versions.pop(version)
+
+            return [delete(versions).where(*_is(gone)), unprovisioning(account, name, version)], apply
+
+        return await self._writer.write(plan)
 
     async def set_tags(self, account: str, name: str, tags: Mapping[str, str]) -> None:
         """Replace all tags of a function.
@@ -257,7 +270,7 @@ class Catalog:
         stored = dict(tags)
 
         def plan() -> tuple[list[Executable], Callable[[], None]]:
-            held = self._find(account, name)
+            held = self._records.find(account, name)
             if held is None:
                 raise ResourceNotFoundException(f"Function not found: {name}")
 
@@ -267,7 +280,7 @@ class Catalog:
             where = (functions.c.account == account, functions.c.name == name)
             return [update(functions).where(*where).values(tags=stored)], apply
 
-        await self._write(account, plan)
+        await self._writer.write(plan)
 
     def credential(self, access_key: str) -> tuple[str, str] | None:
         """Secret and account of an access key, or None."""
@@ -290,46 +303,27 @@ class Catalog:
         """The account's access key ids and secrets, oldest first."""
         return tuple((key.access_key, key.secret) for key in self._keys.values() if key.account == account)
 
-    def _find(self, account: str, name: str) -> _Function | None:
-        return self._accounts.get(account, {}).get(name)
-
-    def _current(self, function: FunctionVersion, revision: str) -> _Function:
-        held = self._find(function.account, function.name)
+    def _current(self, function: FunctionVersion, revision: str) -> FunctionRecord:
+        held = self._records.find(function.account, function.name)
         current = held.versions.get(function.version) if held else None
         if held is None or current is None:
             raise ResourceNotFoundException(f"Function not found: {function.arn}")
         if current.revision != revision:
-            raise PreconditionFailedException(_STALE)
+            raise PreconditionFailedException(STALE_REVISION)
         return held
-
-    async def _write(self, account: str, plan: Callable[[], tuple[Sequence[Executable], Callable[[], _T]]]) -> _T:
-        """Run one write: ``plan`` checks memory, and returns the statements and what applies them to it."""
-        await self._turn.acquire()
-        # From here the write owns the turn and runs to its end, whatever happens to its caller.
-        self._writing = task = asyncio.create_task(self._commit(account, plan))
-        return await asyncio.shield(task)
-
-    async def _commit(self, account: str, plan: Callable[[], tuple[Sequence[Executable], Callable[[], _T]]]) -> _T:
-        try:
-            statements, apply = plan()
-            await asyncio.to_thread(self._execute, statements)
-            self._listings.pop(account, None)
-            return apply()
-        finally:
-            self._turn.release()
-
-    def _execute(self, statements: Sequence[Executable]) -> None:
-        with self._engine.begin() as connection:
-            for statement in statements:
-                connection.execute(statement)
 
     def _load(self, connection: Connection) -> None:
         self._keys = {key.access_key: key for key in load_access_keys(connection)}
         for row in connection.execute(select(functions)):
-            self._accounts.setdefault(row.account, {})[row.name] = _Function(row.next_version, row.tags, {})
+            self._records.accounts.setdefault(row.account, {})[row.name] = FunctionRecord(
+                row.next_version, row.tags, {}
+            )
         documents = connection.scalars(select(versions.c.document))
         for function in sorted((FunctionVersion.from_document(each) for each in documents), key=_number):
-            self._accounts[function.account][function.name].versions[function.version] = function
+            self._records.accounts[function.account][function.name].versions[function.version] = function
+        self.aliases.load(connection)
+        self.concurrency.load(connection)
+        self.layers.load(connection)
 
 
 def _number(function: FunctionVersion) -> int:

@@ -26,10 +26,11 @@ from sqlalchemy import (
     event,
     insert,
     select,
+    update,
 )
 from sqlalchemy.exc import DBAPIError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE = "catalog.sqlite3"
 
 _metadata = MetaData()
@@ -62,6 +63,60 @@ versions = Table(
     ForeignKeyConstraint(["account", "name"], ["functions.account", "functions.name"], ondelete="CASCADE"),
 )
 
+aliases = Table(
+    "aliases",
+    _metadata,
+    Column("account", String, primary_key=True),
+    Column("function", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("region", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("revision", String, nullable=False),
+    Column("description", String, nullable=False),
+    Column("additional", String),
+    Column("weight", Float, nullable=False),
+    ForeignKeyConstraint(["account", "function"], ["functions.account", "functions.name"], ondelete="CASCADE"),
+)
+
+reservations = Table(
+    "reservations",
+    _metadata,
+    Column("account", String, primary_key=True),
+    Column("function", String, primary_key=True),
+    Column("concurrency", Integer, nullable=False),
+    ForeignKeyConstraint(["account", "function"], ["functions.account", "functions.name"], ondelete="CASCADE"),
+)
+
+provisions = Table(
+    "provisions",
+    _metadata,
+    Column("account", String, primary_key=True),
+    Column("function", String, primary_key=True),
+    Column("qualifier", String, primary_key=True),
+    Column("requested", Integer, nullable=False),
+    Column("last_modified", String, nullable=False),
+    ForeignKeyConstraint(["account", "function"], ["functions.account", "functions.name"], ondelete="CASCADE"),
+)
+
+layers = Table(
+    "layers",
+    _metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("next_version", Integer, nullable=False),
+)
+
+layer_versions = Table(
+    "layer_versions",
+    _metadata,
+    Column("account", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("sha256", String, nullable=False),
+    ForeignKeyConstraint(["account", "name"], ["layers.account", "layers.name"]),
+)
+
 access_keys = Table(
     "access_keys",
     _metadata,
@@ -77,7 +132,7 @@ class CatalogError(Exception):
 
 
 def open_database(folder: Path) -> Engine:
-    """Open the catalog's database in a data folder, and make its tables if there are none.
+    """Open the catalog's database in a data folder; make its tables, or those that an older release had not.
 
     Raises:
         CatalogError: not a database, damaged, or written by a newer release.
@@ -115,12 +170,16 @@ def _configure(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _prepare(connection: Connection, path: Path) -> None:
-    _metadata.create_all(connection)
+    meta.create(connection, checkfirst=True)
     found = connection.scalar(select(meta.c.value).where(meta.c.key == "schema"))
-    if found is None:
-        connection.execute(insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
-    elif found != str(SCHEMA_VERSION):
+    if found not in (None, "1", str(SCHEMA_VERSION)):
         raise CatalogError(
             f"{path} has schema version {found}, and this release of Insula knows version {SCHEMA_VERSION}. "
             "Use the release that wrote it, or another data folder."
         )
+    # All that version 2 adds to version 1 are tables.
+    _metadata.create_all(connection)
+    if found is None:
+        connection.execute(insert(meta).values(key="schema", value=str(SCHEMA_VERSION)))
+    else:
+        connection.execute(update(meta).where(meta.c.key == "schema").values(value=str(SCHEMA_VERSION)))

@@ -11,12 +11,17 @@ import pytest
 from insula.model.errors import InvalidParameterValueException, LambdaError, TooManyRequestsException
 from insula.model.function import FunctionVersion
 from insula.model.invocation import new_request_id, new_trace_id
+from insula.model.layer import Layer
 from insula.model.tenant import check_tenant
 from tests.simulation.fakes import new_function
 
 
 def test_a_function_survives_its_document() -> None:
-    function = new_function(environment={"A": "1"}, layers=("arn:1", "arn:2"), version="3")
+    function = new_function(
+        environment={"A": "1"},
+        layers=(Layer("arn:1", "aGFzaA==", 10, 20), Layer("arn:2", "aGFzaA==", 10, 20)),
+        version="3",
+    )
     assert FunctionVersion.from_document(json.loads(json.dumps(function.to_document()))) == function
 
 

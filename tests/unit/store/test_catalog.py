@@ -26,11 +26,25 @@ from insula.model.errors import (
     ResourceNotFoundException,
 )
 from insula.model.function import FunctionVersion
+from insula.model.layer import Layer
 from insula.store.catalog import Catalog
 from insula.store.keys import first_access_key
 from insula.store.schema import CatalogError
 
 ACCOUNT = "000000000000"
+# The tables as release 0.1.0 made them.
+VERSION_1 = """
+CREATE TABLE meta ("key" VARCHAR NOT NULL, value VARCHAR NOT NULL, PRIMARY KEY ("key"));
+INSERT INTO meta VALUES ('schema', '1');
+CREATE TABLE functions (account VARCHAR NOT NULL, name VARCHAR NOT NULL, next_version INTEGER NOT NULL,
+    tags JSON NOT NULL, PRIMARY KEY (account, name));
+CREATE TABLE access_keys (access_key VARCHAR NOT NULL, secret VARCHAR NOT NULL, account VARCHAR NOT NULL,
+    created FLOAT NOT NULL, PRIMARY KEY (access_key));
+CREATE TABLE versions (account VARCHAR NOT NULL, name VARCHAR NOT NULL, version VARCHAR NOT NULL,
+    document JSON NOT NULL, deployment VARCHAR NOT NULL, code_sha256 VARCHAR NOT NULL,
+    PRIMARY KEY (account, name, version),
+    FOREIGN KEY(account, name) REFERENCES functions (account, name) ON DELETE CASCADE);
+"""
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -206,7 +220,7 @@ async def test_every_field_survives_a_restart(catalog: Catalog, folder: Path) ->
     function = make(
         environment={"K": "\u00fc\ud800\n", "EMPTY": ""},
         tenancy="PER_TENANT",
-        layers=("arn:1", "arn:2"),
+        layers=(Layer("arn:1", "c2hh", 1, 2), Layer("arn:2", "c2hi", 3, 4)),
         state="Active",
         update_status="Successful",
     )
@@ -325,13 +339,32 @@ def test_a_folder_that_is_a_file_is_refused(folder: Path) -> None:
         Catalog.open(folder)
 
 
+def test_a_catalog_of_release_0_1_is_opened_and_brought_up_to_date(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    connection = sqlite3.connect(folder / "catalog.sqlite3")
+    connection.executescript(VERSION_1)
+    document = make().to_document() | {"layers": []}
+    connection.execute("INSERT INTO functions VALUES (?, 'f', 2, '{\"team\": \"blue\"}')", (ACCOUNT,))
+    connection.execute("INSERT INTO versions VALUES (?, 'f', '$LATEST', ?, 'd', 'c')", (ACCOUNT, json.dumps(document)))
+    connection.commit()
+    connection.close()
+    catalog = Catalog.open(folder)
+    assert catalog.function(ACCOUNT, "f") == make()
+    assert catalog.tags(ACCOUNT, "f") == {"team": "blue"}
+    asyncio.run(catalog.concurrency.reserve(ACCOUNT, "f", 5, lambda: None))
+    catalog.close()
+    catalog = Catalog.open(folder)
+    assert list(catalog.concurrency.reservations()) == [(ACCOUNT, "f", 5)]
+    catalog.close()
+
+
 def test_a_newer_schema_is_refused(catalog: Catalog, folder: Path) -> None:
     catalog.close()
     connection = sqlite3.connect(folder / "catalog.sqlite3")
-    connection.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+    connection.execute("UPDATE meta SET value = '3' WHERE key = 'schema'")
     connection.commit()
     connection.close()
-    with pytest.raises(CatalogError, match="schema version 2, and this release of Insula knows version 1"):
+    with pytest.raises(CatalogError, match="schema version 3, and this release of Insula knows version 2"):
         Catalog.open(folder)
 
 
