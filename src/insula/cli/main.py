@@ -17,8 +17,10 @@ from insula import __version__
 from insula.model.errors import LambdaError
 from insula.model.limits import ACCOUNT_CONCURRENCY
 from insula.sandbox.driver import RuntimeMissingError, SandboxError
+from insula.sandbox.installation import install
+from insula.sandbox.interpreters import find_interpreters
 from insula.sandbox.probe import examine
-from insula.sandbox.runtimes import default_folder, find_interpreters, install, missing
+from insula.sandbox.runtimes import default_folder, missing
 from insula.server import ISOLATIONS, Settings, StartError, read_endpoint, serve
 from insula.store.keys import first_access_key
 from insula.store.schema import CatalogError
@@ -51,9 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_logs(commands.add_parser("logs", help="print the log of a function"))
     command = commands.add_parser("doctor", help="say what this host can do, what is missing and how to get it")
     command.set_defaults(run=_doctor)
-    command = commands.add_parser("runtimes", help="install the clients of the Python runtimes of this host")
-    command.add_argument("action", choices=["install"], help="install: fetch awslambdaric and boto3 from PyPI")
-    command.add_argument("names", nargs="*", metavar="RUNTIME", help="such as python3.12; default: every one found")
+    command = commands.add_parser("runtimes", help="install the clients of the language runtimes of this host")
+    command.add_argument(
+        "action",
+        choices=["install"],
+        help="install: fetch AWS's clients, from PyPI (with boto3) for Python, by npm for Node.js",
+    )
+    command.add_argument(
+        "names", nargs="*", metavar="RUNTIME", help="such as python3.12 or nodejs22.x; default: every one found"
+    )
     command.set_defaults(run=_runtimes)
     return parser
 
@@ -198,7 +206,7 @@ def _doctor(options: argparse.Namespace) -> None:  # noqa: ARG001
 
 
 def _runtimes(options: argparse.Namespace) -> None:
-    found = {interpreter.runtime: interpreter for interpreter in find_interpreters().values()}
+    found = find_interpreters()
     for name in options.names:
         if name not in found:
             raise missing(name)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from insula.model.limits import PROCESSES
 from insula.sandbox.driver import SandboxError
+from insula.sandbox.interpreters import find_interpreters
 from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, max_pids, remove_folder
 from insula.sandbox.namespaces.seccomp import compile_filter
-from insula.sandbox.runtimes import default_folder, find_interpreters, load_runtimes
+from insula.sandbox.runtimes import default_folder, load_runtimes
 
 _NAMESPACES = ("mount", "pid", "net", "ipc", "uts", "cgroup", "user")
 _MANY_PIDS = 4_194_304  # what systemd sets on 64-bit hosts
@@ -115,15 +116,15 @@ def _overlay() -> Finding:
 def _runtimes() -> Iterator[Finding]:
     installed = load_runtimes(default_folder())
     for name, runtime in installed.items():
-        yield Finding(f"runtime {name}", True, str(runtime.interpreter))
+        yield Finding(f"runtime {name}", True, str(runtime.interpreter or "the function's own program"))
     for interpreter in find_interpreters().values():
         if interpreter.runtime not in installed:
             detail = f"{interpreter.path} is here, its runtime client is not"
             yield Finding(
                 f"runtime {interpreter.runtime}", None, detail, f"insula runtimes install {interpreter.runtime}"
             )
-    if not installed:
-        yield Finding("runtimes", False, "none", "insula runtimes install")
+    if not any(runtime.is_python for runtime in installed.values()):
+        yield Finding("runtimes", False, "no Python", "insula runtimes install")
 
 
 def _other_walls() -> Iterator[Finding]:

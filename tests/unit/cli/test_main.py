@@ -14,7 +14,7 @@ import pytest
 from insula import __version__
 from insula.cli import main as cli
 from insula.sandbox.probe import Finding
-from insula.sandbox.runtimes import Interpreter
+from insula.sandbox.interpreters import Interpreter
 from insula.store.catalog import Catalog
 from insula.telemetry.logs import LogEvent
 
@@ -186,9 +186,9 @@ def test_doctor_succeeds_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_runtime_that_is_not_here_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = Interpreter("3.11", Path("/usr/bin/python3.11"), Path("/usr"))
+    here = Interpreter("python3.11", Path("/usr/bin/python3.11"), Path("/usr"))
     installed: list[str] = []
-    monkeypatch.setattr(cli, "find_interpreters", lambda: {"3.11": here})
+    monkeypatch.setattr(cli, "find_interpreters", lambda: {"python3.11": here})
     monkeypatch.setattr(cli, "install", lambda interpreter, _: installed.append(interpreter.runtime))
     assert "This host has no python3.12" in str(fail("runtimes", "install", "python3.11", "python3.12"))
     assert installed == []

@@ -84,5 +84,5 @@ def test_a_runtime_that_is_not_there_is_refused_with_what_to_install(tmp_path: P
         RuntimeMissingError, match=r"no python3\.10.*apt-get install.*insula runtimes install python3\.10"
     ):
         _driver(tmp_path).check_runtime("python3.10")
-    with pytest.raises(RuntimeMissingError, match=r"does not run nodejs20\.x yet"):
+    with pytest.raises(RuntimeMissingError, match=r"no nodejs20\.x.*insula runtimes install nodejs20\.x"):
         _driver(tmp_path).check_runtime("nodejs20.x")

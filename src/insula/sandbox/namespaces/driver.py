@@ -15,12 +15,13 @@ from pathlib import Path
 
 from insula.model.limits import FILE_DESCRIPTORS, PROCESSES
 from insula.sandbox.driver import IsolationError, Sandbox, SandboxError, SandboxSpec
+from insula.sandbox.extensions import extension_variables
 from insula.sandbox.namespaces.door import Door
 from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
 from insula.sandbox.namespaces.sandbox import Freezer, NamespaceSandbox
 from insula.sandbox.namespaces.seccomp import compile_filter
 from insula.sandbox.namespaces.spawner import ChildEndedError, Prepared, Spawner, SpawnerConfig
-from insula.sandbox.namespaces.verify import read_namespaces, verify
+from insula.sandbox.namespaces.verify import read_namespaces, verify, verify_member
 from insula.sandbox.runtimes import Runtime, missing
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ _FIRST_UID = 1_879_048_192
 _UIDS = 1 << 27
 _INIT_UID = _FIRST_UID + _UIDS  # of all init processes; no function has it
 _START_SECONDS = 20.0
+# https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html
+_MAX_EXTENSIONS = 10
 _STANDBY = 2  # prepared children a runtime keeps in store
 
 
@@ -134,6 +137,8 @@ class NamespacesDriver:
         """See the protocol."""
         if self._closing:
             raise SandboxError("The server is stopping.")
+        if len(spec.extensions) > _MAX_EXTENSIONS:
+            raise SandboxError(f"{len(spec.extensions)} external extensions are more than {_MAX_EXTENSIONS}.")
         try:
             return await self._make(spec)
         except ChildEndedError:
@@ -151,6 +156,7 @@ class NamespacesDriver:
     async def _begin(self, spec: SandboxSpec, prepared: Prepared) -> NamespaceSandbox:
         uid = _FIRST_UID + self._next_uid
         self._next_uid = (self._next_uid + 1) % _UIDS
+        entrypoints = prepared.spawner.runtime.entrypoints(spec.environment)
         message = {
             "handler": spec.environment["_HANDLER"],
             "code": spec.code.relative_to(self._code).as_posix(),
@@ -161,17 +167,22 @@ class NamespacesDriver:
             "processes": PROCESSES + 1,  # init is not the function's
             "descriptors": FILE_DESCRIPTORS,
             "uid": uid,
+            "entrypoints": entrypoints,
+            "extensions": spec.extensions,
+            "extension_variables": extension_variables(spec.environment),
         }
         log, writer = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_blocking(log, False)
             socket.send_fds(prepared.channel, [json.dumps(message).encode()], [writer])
-            pid, _ = await prepared.spawner.receive(prepared.channel)
-            self._verify(prepared, pid, uid)
+            confined = await prepared.spawner.receive(prepared.channel)
+            self._verify(prepared, confined.pid, uid)
             assert self._freezer is not None
             assert self._door is not None
             sandbox = NamespaceSandbox(spec, prepared, log, self._freezer, self._door)
             prepared.channel.send(b"go")
+            if spec.extensions:
+                await self._start_extensions(sandbox, prepared, uid)
         except OSError as error:
             os.close(log)
             raise ChildEndedError(f"The environment ended while it was being made: {error}") from error
@@ -180,8 +191,19 @@ class NamespacesDriver:
             raise
         finally:
             os.close(writer)
-        prepared.channel.close()
+        if entrypoints or spec.extensions:
+            sandbox.listen()
+        else:
+            prepared.channel.close()
         return sandbox
+
+    async def _start_extensions(self, sandbox: NamespaceSandbox, prepared: Prepared, uid: int) -> None:
+        """Take down every extension's process before the first of them runs its own code."""
+        for _ in sandbox.spec.extensions:
+            message = await prepared.spawner.receive(prepared.channel)
+            sandbox.follow_extension(str(message.content["extension"]), message.pid)
+            verify_member(message.pid, uid=uid, group=prepared.name, hierarchies=len(self._descriptors))
+        prepared.channel.send(b"extensions")
 
     def _verify(self, prepared: Prepared, pid: int, uid: int) -> None:
         foreign = self._own | prepared.spawner.namespaces

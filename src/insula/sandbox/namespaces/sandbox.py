@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from insula.model.limits import MEMORY_PER_VCPU_MB
@@ -18,6 +19,9 @@ from insula.sandbox.driver import Exit, SandboxSpec
 from insula.sandbox.namespaces.door import Door
 from insula.sandbox.namespaces.hierarchies import FREEZE
 from insula.sandbox.namespaces.spawner import Prepared
+
+_MAX_MESSAGE = 4096
+_EXTENSION_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,15 @@ class NamespaceSandbox:
         self._frozen = False
         self._ending = False
         self._door = door
+        self._loop = asyncio.get_running_loop()
+        self._extensions: dict[str, int] = {}  # by name, a pidfd
+        self._entrypoint: str | None = None
         prepared.exit.add_done_callback(self._on_exit)
 
     async def wait(self) -> Exit:
         """See the protocol."""
-        return await asyncio.shield(self._prepared.exit)
+        how = await asyncio.shield(self._prepared.exit)
+        return how if self._entrypoint is None else replace(how, entrypoint=self._entrypoint)
 
     def kill(self) -> None:
         """See the protocol; the spawner thaws what has to be thawed for it."""
@@ -89,7 +97,21 @@ class NamespaceSandbox:
 
     def start_runtime(self) -> None:
         """See the protocol."""
-        raise NotImplementedError
+        with contextlib.suppress(OSError):
+            self._prepared.channel.send(b"runtime")
+
+    def listen(self) -> None:
+        """Hear from the process that is to become the runtime, until it has."""
+        self._loop.add_reader(self._prepared.channel, self._on_channel)
+
+    def follow_extension(self, name: str, pid: int) -> None:
+        """Watch for the end of an extension's process.
+
+        Raises:
+            OSError: it ended before it began.
+        """
+        process = self._extensions[name] = os.pidfd_open(pid)
+        self._loop.add_reader(process, self._on_extension, name)
 
     def terminate(self) -> None:
         """See the protocol."""
@@ -130,9 +152,45 @@ class NamespaceSandbox:
         if self.peak_memory() > self.spec.memory << 20:
             self._prepared.spawner.audit(self._prepared.name, self.spec.memory << 20)
 
+    def _on_channel(self) -> None:
+        """The one thing that it may say is why there is no runtime; its silence ends when there is one."""
+        try:
+            data = self._prepared.channel.recv(_MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            self._entrypoint = str(json.loads(data)["entrypoint"])
+        self._close_channel()
+
+    def _close_channel(self) -> None:
+        if self._prepared.channel.fileno() >= 0:
+            self._loop.remove_reader(self._prepared.channel)
+            self._prepared.channel.close()
+
+    def _on_extension(self, name: str) -> None:
+        self._close_extension(name)
+        # If it ended because all of the sandbox does, word of that will be here soon.
+        self._loop.call_later(_EXTENSION_SECONDS, self._tell_extension, name)
+
+    def _tell_extension(self, name: str) -> None:
+        if not self._ending:
+            self.on_extension_exit(name)
+
+    def _close_extension(self, name: str) -> None:
+        process = self._extensions.pop(name)
+        self._loop.remove_reader(process)
+        os.close(process)
+
     def _on_exit(self, _: asyncio.Future[Exit]) -> None:
         self._ending = True
         self._frozen = False
+        if self._prepared.channel.fileno() >= 0:
+            self._on_channel()  # what was said at the last moment
+            self._close_channel()
+        for name in list(self._extensions):
+            self._close_extension(name)
         self._prepared.close()
         if self._freeze_file >= 0:
             os.close(self._freeze_file)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from insula.sandbox.driver import Exit, SandboxError
+from insula.sandbox.interpreters import own_python
 from insula.sandbox.namespaces.verify import read_namespaces
 from insula.sandbox.runtimes import Runtime
 
@@ -90,6 +91,19 @@ class _Outgoing:
     owned: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a child said.
+
+    Attributes:
+        pid: its process id as the kernel gives it; nobody can lie about it.
+    """
+
+    pid: int
+    descriptors: Sequence[int]
+    content: Mapping[str, Any]
+
+
 class Prepared:
     """A child of the spawner that has everything but a function.
 
@@ -105,18 +119,17 @@ class Prepared:
         name: str,
         spawner: Spawner,
         channel: socket.socket,
-        pid: int,
-        descriptors: Sequence[int],
+        message: Message,
         exit_: asyncio.Future[Exit],
     ) -> None:
         self.name = name
         self.spawner = spawner
         self.channel = channel
-        self.pid = pid
+        self.pid = message.pid
         self.exit = exit_
-        self.listener = socket.socket(fileno=descriptors[0])
+        self.listener = socket.socket(fileno=message.descriptors[0])
         self.listener.setblocking(False)
-        self.peak = descriptors[1]
+        self.peak = message.descriptors[1]
 
     def close(self) -> None:
         """Give up this side's descriptors."""
@@ -153,15 +166,8 @@ class Spawner:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         config = self._config
-        stage = {
-            "control": theirs.fileno(),
-            "runtime": str(self.runtime.folder),
-            "interpreter": str(self.runtime.interpreter),
-            "prefix": str(self.runtime.prefix),
-            "code": str(config.code),
-            "layers": str(config.layers),
-            "mountpoint": str(config.mountpoint),
-        }
+        stage = {**self._interpreters(), "control": theirs.fileno()}
+        stage |= {name: str(getattr(config, name)) for name in ("code", "layers", "mountpoint")}
         # If this server is killed, the kernel kills unshare, it the stage, and the stage's end all environments.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *_UNSHARE, sys.executable, "-I", "-m"]
         command += ["insula.sandbox.namespaces.stage", json.dumps(stage)]
@@ -184,7 +190,7 @@ class Spawner:
                 "hierarchies": hierarchies,
                 "seccomp": config.seccomp.hex(),
                 "init_uid": config.init_uid,
-                "preload": PRELOAD,
+                "preload": PRELOAD if self.runtime.is_python else None,
                 "runtime_modules": self.runtime.modules,
             }
             self._loop.add_reader(ours, self._on_control)
@@ -197,6 +203,17 @@ class Spawner:
                 f"The spawner of {self.runtime.name} did not start; the lines above say why. ({error})"
             ) from error
         self.alive = True
+
+    def _interpreters(self) -> dict[str, str | None]:
+        """What the root holds of the runtime, and the Python that runs the spawner."""
+        runtime, own = self.runtime, own_python()
+        python, prefix = (runtime.interpreter, runtime.prefix) if runtime.is_python else (own.path, own.prefix)
+        return {
+            "runtime": None if runtime.folder is None else str(runtime.folder),
+            "language": None if runtime.prefix is None else str(runtime.prefix),
+            "python": str(python),
+            "prefix": str(prefix),
+        }
 
     def _read_layout(self) -> dict[str, list[str]]:
         assert self._process.stdout is not None
@@ -244,15 +261,15 @@ class Spawner:
         inner = theirs.detach()
         self._send({"op": "prepare", "id": name}, [inner], owned=inner)
         try:
-            pid, descriptors = await asyncio.wait_for(self.receive(ours), _PREPARE_SECONDS)
+            message = await asyncio.wait_for(self.receive(ours), _PREPARE_SECONDS)
         except (TimeoutError, SandboxError, asyncio.CancelledError):
             ours.close()
             self.kill(name)
             raise
-        return Prepared(name, self, ours, pid, descriptors, exit_)
+        return Prepared(name, self, ours, message, exit_)
 
-    async def receive(self, channel: socket.socket) -> tuple[int, list[int]]:
-        """Next message of a child: the pid that the kernel vouches for, and descriptors.
+    async def receive(self, channel: socket.socket) -> Message:
+        """Next message of a child.
 
         Raises:
             ChildEndedError: the child ended.
@@ -274,10 +291,10 @@ class Spawner:
                 descriptors += struct.unpack(f"{len(payload) // 4}i", payload)
             elif kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(payload)[0]
-        answer = json.loads(data)
-        if "error" in answer:
-            raise SandboxError(f"The environment could not be made: {answer['error']}")
-        return pid, descriptors
+        content = json.loads(data)
+        if "error" in content:
+            raise SandboxError(f"The environment could not be made: {content['error']}")
+        return Message(pid, descriptors, content)
 
     def kill(self, name: str) -> None:
         """End a child."""

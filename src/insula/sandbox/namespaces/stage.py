@@ -1,8 +1,9 @@
 """The stage: pid 1 of a spawner's namespaces. It builds their read-only root, starts the spawner there and reaps.
 
 Started by the host side inside new mount, pid, net, ipc and uts namespaces. Reads one JSON object from its command
-line: ``runtime`` (folder with awslambdaric), ``prefix`` and ``interpreter`` of the Python to run, ``code`` and
-``layers`` (folders of unpacked code).
+line: ``runtime`` (folder with AWS's client, or null), ``language`` (installation of the runtime's interpreter, or
+null), ``prefix`` and ``python`` of the Python that runs the spawner, ``code`` and ``layers`` (folders of unpacked
+code).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _HOST_TREES = (
 )
 _HOST_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/mime.types")
 _FOLDERS = ("dev", "etc", "opt", "proc", "run", "tmp", "usr", "var/lang", "var/runtime", "var/task")
-_PRIVATE_FOLDERS = ("code", "empty", "insula", "layers", "root")
+_PRIVATE_FOLDERS = ("code", "empty", "insula", "layers", "python", "root")
+_Config = Mapping[str, str | None]
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
     "sbx_user1051:x:993:993::/home/sbx_user1051:/sbin/nologin\n"
@@ -62,7 +64,7 @@ _ETC = {
 }
 
 
-def build_root(root: Path, config: Mapping[str, str]) -> dict[str, list[str]]:
+def build_root(root: Path, config: _Config) -> dict[str, list[str]]:
     """Put the spawner's root together at ``root``.
 
     Returns its ``trees``, mounts of host folders, and the folders in them that are ``hidden``.
@@ -82,8 +84,10 @@ def build_root(root: Path, config: Mapping[str, str]) -> dict[str, list[str]]:
             shutil.copyfile(name, root / name[1:])
     trees = _bind_host(root, config)
     hidden = _hide_packages(root)
-    _bind(Path(config["code"]), root / "run/code")
-    _bind(Path(config["layers"]), root / "run/layers")
+    if _python_home(config) == "/run/python":  # no environment sees it: overlays do not reach into mounts
+        _bind(Path(str(config["prefix"])), root / "run/python")
+    _bind(Path(str(config["code"])), root / "run/code")
+    _bind(Path(str(config["layers"])), root / "run/layers")
     _bind(Path(_guest_file).parent, root / "run/insula/guest")
     program = init_program()
     if program is not None:
@@ -96,7 +100,7 @@ def build_root(root: Path, config: Mapping[str, str]) -> dict[str, list[str]]:
     return {"trees": trees, "hidden": hidden}
 
 
-def _bind_host(root: Path, config: Mapping[str, str]) -> list[str]:
+def _bind_host(root: Path, config: _Config) -> list[str]:
     trees = []
     for tree in _HOST_TREES:
         if Path(tree).is_dir():
@@ -109,10 +113,11 @@ def _bind_host(root: Path, config: Mapping[str, str]) -> list[str]:
         elif host.is_dir():  # a host without merged /usr
             _bind(host, root / name)
             trees.append(f"/{name}")
-    _bind(Path(config["runtime"]), root / "var/runtime")
-    trees.append("/var/runtime")
-    if not _is_system(config["prefix"]):
-        _bind(Path(config["prefix"]), root / "var/lang")
+    if config["runtime"] is not None:
+        _bind(Path(config["runtime"]), root / "var/runtime")
+        trees.append("/var/runtime")
+    if config["language"] is not None and config["language"] != "/usr":
+        _bind(Path(config["language"]), root / "var/lang")
         trees.append("/var/lang")
     return trees
 
@@ -132,23 +137,24 @@ def _bind(source: Path, target: Path) -> None:
     mount(str(source), str(target), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
-def _is_system(prefix: str) -> bool:
-    return prefix == "/usr"
+def _python_home(config: _Config) -> str:
+    """Where the spawner's Python lies inside the root; that of a Python runtime is the environments' as well."""
+    if config["prefix"] == "/usr":
+        return "/usr"
+    return "/var/lang" if config["prefix"] == config["language"] else "/run/python"
 
 
-def inner_interpreter(config: Mapping[str, str]) -> str:
-    """Path of the runtime's interpreter inside the root."""
-    if _is_system(config["prefix"]):
-        return config["interpreter"]
-    return "/var/lang/" + os.path.relpath(config["interpreter"], config["prefix"])
+def inner_python(config: _Config) -> str:
+    """Path of the spawner's Python inside the root."""
+    return f"{_python_home(config)}/{os.path.relpath(str(config['python']), str(config['prefix']))}"
 
 
-def spawner_environment() -> dict[str, str]:
+def spawner_environment(config: _Config) -> dict[str, str]:
     """Environment variables of the spawner: nothing of the server's."""
     return {
         "PATH": "/var/lang/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "LD_LIBRARY_PATH": "/var/lang/lib",
+        "LD_LIBRARY_PATH": f"{_python_home(config)}/lib",
         "AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001",  # awslambdaric's client reads it when it is imported
     }
 
@@ -162,10 +168,9 @@ def main() -> None:
     layout = build_root(root, config)
     pivot(str(root))
     mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    interpreter = inner_interpreter(config)
     spawner = os.fork()
     if not spawner:
-        _exec(interpreter, int(config["control"]))
+        _exec(inner_python(config), spawner_environment(config), int(config["control"]))
     os.close(int(config["control"]))
     os.write(1, (json.dumps(layout) + "\n").encode())
     while True:  # reap what is left over by environments, until the spawner itself ends
@@ -174,10 +179,10 @@ def main() -> None:
             os._exit(0)
 
 
-def _exec(interpreter: str, control: int) -> NoReturn:
+def _exec(python: str, environment: Mapping[str, str], control: int) -> NoReturn:
     os.dup2(control, _CONTROL)
     os.closerange(_CONTROL + 1, control + 1)
-    os.execve(interpreter, [interpreter, "-I", "-c", _SPAWNER], spawner_environment())  # noqa: S606 - no shell is wanted
+    os.execve(python, [python, "-I", "-c", _SPAWNER], environment)  # noqa: S606 - no shell is wanted
 
 
 if __name__ == "__main__":

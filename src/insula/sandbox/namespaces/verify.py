@@ -56,6 +56,23 @@ def verify(
     return namespaces
 
 
+def verify_member(pid: int, *, uid: int, group: str, hierarchies: int) -> None:
+    """Check another process of a sandbox, which it started itself before any user code ran.
+
+    Raises:
+        IsolationError: it is not of this sandbox, or not confined.
+    """
+    try:
+        status = _read_status(pid)
+        with open(f"/proc/{pid}/cgroup") as file:
+            groups = file.read()
+    except OSError as error:
+        raise IsolationError(f"process {pid} vanished while its isolation was checked: {error}") from error
+    _check_powerless(pid, status, uid)
+    if groups.count(f"/{group}\n") != hierarchies:
+        raise IsolationError(f"process {pid} is not in the cgroup {group} of all {hierarchies} hierarchies")
+
+
 def _check_powerless(pid: int, status: Mapping[str, str], uid: int) -> None:
     ids = f"{uid}\t{uid}\t{uid}\t{uid}"
     expected = {

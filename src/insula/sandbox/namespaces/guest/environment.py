@@ -19,6 +19,7 @@ import sys
 from typing import Any, Dict, FrozenSet, List, NamedTuple, NoReturn, Sequence, Set
 
 from .cgroup import Cgroups
+from .launch import execute, start_extensions
 from .syscalls import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -144,7 +145,10 @@ class Environment:
         self._init = init
 
     def become(self) -> str:
-        """Turn this process into an environment; returns its handler once the main process said "go"."""
+        """Turn this process into an environment, once the main process said "go".
+
+        Returns the handler, if the runtime is the one that is loaded here. Any other is executed, and never returns.
+        """
         try:
             listener = self._prepare()
             peak = self._cgroups.open_peak(self._name)
@@ -162,6 +166,10 @@ class Environment:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the main process must hear of it
             self._channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
             os._exit(1)
+        if spec["extensions"]:
+            start_extensions(self._channel, spec["extensions"], spec["extension_variables"])
+        if spec["entrypoints"]:
+            execute(self._channel, spec["entrypoints"], spec["environment"])
         close_from(3)
         return str(spec["handler"])
 
@@ -221,8 +229,11 @@ class Environment:
         os.dup2(log, 1)
         os.dup2(log, 2)
         _limit_resources(spec["descriptors"])
-        _become_function(spec["environment"])
-        self._forget_shadowed_modules()
+        os.umask(0o022)
+        os.chdir("/var/task")
+        if not spec["entrypoints"]:
+            _become_function(spec["environment"])
+            self._forget_shadowed_modules()
         become_user(spec["uid"], INNER_UID)
         drop_capabilities()
         load_filter(self._seccomp)
@@ -316,8 +327,6 @@ def _top_level_names(folders: Sequence[str]) -> FrozenSet[str]:
 def _become_function(environment: Dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    os.umask(0o022)
-    os.chdir("/var/task")
     stdlib = [path for path in sys.path if path and path not in ("/var/task", "/var/runtime")]
     extra = [path for path in environment.get("PYTHONPATH", "").split(":") if path]
     sys.path[:] = _unique(["/var/task", *_layer_packages(), "/opt/python", *extra, "/var/runtime", *stdlib])

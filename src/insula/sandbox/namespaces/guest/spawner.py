@@ -1,13 +1,13 @@
 """The spawner: holds the runtime ready, and forks one environment per request of the main process.
 
-It is single-threaded and imports no code of any function. It runs under the runtime's own Python, in
-its own namespaces, as pid 2 of a pid namespace whose init ends with it: when the spawner ends, however it ends, the
-kernel ends every environment.
+It is single-threaded and imports no code of any function. It runs under the runtime's own Python, or under Insula's
+if the runtime is a program to execute, in its own namespaces, as pid 2 of a pid namespace whose init ends with it:
+when the spawner ends, however it ends, the kernel ends every environment.
 
 Descriptor 3 is a datagram socket to the main process. Messages are JSON:
 
     configure  trees, hidden, hierarchies, seccomp,      descriptors: one per hierarchy
-               init_uid, preload, runtime_modules
+               init_uid, preload, runtime_modules        preload null: its runtime is a program to execute
     prepare    id                                        descriptors: the environment's socket
     share      id, cpus
     audit      id, memory                                end it if its processes use more bytes than that
@@ -212,7 +212,7 @@ def become_runtime(handler: str) -> None:
     time.tzset()  # TZ may name any file: it is read with the function's rights
     if "AWS_LAMBDA_LOG_LEVEL" in os.environ:
         importlib.reload(bootstrap)  # it was imported ahead, and reads its settings when it is
-    for name in ("environment", "spawner", "cgroup", "syscalls"):
+    for name in ("environment", "launch", "spawner", "cgroup", "syscalls"):
         del sys.modules[f"{__package__}.{name}"]
     del sys.modules[__package__]
     sys.modules["__main__"] = type(sys)("__main__")
@@ -235,7 +235,8 @@ def _serve() -> str:
     config = json.loads(message)
     spawner = Spawner(control, config, descriptors)
     unmount("/run/insula/guest")  # all of it is loaded; children have no use for it
-    spawner.preload(config["preload"], config["runtime_modules"])
+    if config["preload"] is not None:
+        spawner.preload(config["preload"], config["runtime_modules"])
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that children share
     gc.disable()
