@@ -13,8 +13,8 @@ import pytest
 
 from insula import __version__
 from insula.cli import main as cli
-from insula.sandbox.probe import Finding
 from insula.sandbox.interpreters import Interpreter
+from insula.sandbox.probe import Finding
 from insula.store.catalog import Catalog
 from insula.telemetry.logs import LogEvent
 
