@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import random
 import resource
 import signal
 import socket
@@ -31,6 +32,7 @@ from insula.lambda_api.activation import Activation
 from insula.lambda_api.app import LambdaApi
 from insula.lambda_api.context import Services
 from insula.lambda_api.download import CodeLinks
+from insula.lambda_api.provision import restore
 from insula.lambda_api.service import load_service
 from insula.lambda_api.sigv4 import Credential, Verifier
 from insula.model.limits import ACCOUNT_CONCURRENCY
@@ -98,7 +100,8 @@ async def serve(settings: Settings) -> None:
 async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> None:
     data = settings.data_dir
     code = CodeStore(data / "code")
-    await code.collect({function.code_sha256 for function in catalog.all_functions()})
+    layers = CodeStore(data / "layers")
+    await _collect_once(catalog, code, layers, set())
     logs = LogStore(data / "logs", clock=time.time)
     driver = _driver(settings)
     try:
@@ -117,21 +120,25 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         architecture={"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()],
         catalog=catalog,
         code=code,
+        layers=layers,
         invoker=dispatcher,
         activation=activation,
-        links=CodeLinks(code.zip_path, os.urandom(32), time.time),
+        links=CodeLinks((code, layers), os.urandom(32), time.time),
+        concurrency=settings.concurrency,
         isolates=driver.isolates,
         check_runtime=driver.check_runtime,
         clock=time.time,
         new_id=_new_id,
+        random=random.random,
     )
     verifier = None if settings.no_auth else _verifier(settings, catalog)
     app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account)
     activation.resume()
+    restore(services)
     background = [
         asyncio.create_task(logs.run()),
         asyncio.create_task(dispatcher.run()),
-        asyncio.create_task(_collect(catalog, code, dispatcher)),
+        asyncio.create_task(_collect(catalog, code, layers, dispatcher)),
     ]
     _settle_interpreter()
     try:
@@ -145,11 +152,19 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         await asyncio.gather(*background, return_exceptions=True)
 
 
-async def _collect(catalog: Catalog, code: CodeStore, dispatcher: Dispatcher) -> None:
-    """Remove packages that no function and no environment needs any more, for ever."""
+async def _collect(catalog: Catalog, code: CodeStore, layers: CodeStore, dispatcher: Dispatcher) -> None:
+    """Remove archives that no function and no environment needs any more, for ever."""
     while True:
         await asyncio.sleep(_COLLECT_SECONDS)
-        await code.collect({f.code_sha256 for f in catalog.all_functions()} | dispatcher.code_in_use())
+        await _collect_once(catalog, code, layers, dispatcher.code_in_use())
+
+
+async def _collect_once(catalog: Catalog, code: CodeStore, layers: CodeStore, running: set[str]) -> None:
+    functions = catalog.all_functions()
+    await code.collect(running | {function.code_sha256 for function in functions})
+    published = {version.sha256 for version in catalog.layers.all_versions()}
+    held = {layer.sha256 for function in functions for layer in function.layers}
+    await layers.collect(running | published | held)
 
 
 async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -> None:

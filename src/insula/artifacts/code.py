@@ -95,6 +95,17 @@ class CodeStore:
         """
         return self._folder(sha256) / "code"
 
+    def keep(self, sha256: str) -> Artifact:
+        """A package, which ``collect`` spares for the next ten minutes: a function may be about to refer to it.
+
+        Raises:
+            ResourceNotFoundException: there is no such package.
+        """
+        known = self._spare(_hexadecimal(sha256))
+        if known is None:
+            raise ResourceNotFoundException(f"Code package not found: {sha256}")
+        return known
+
     def total_size(self) -> int:
         """Bytes of all zips."""
         with self._lock:

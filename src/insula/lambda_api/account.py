@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from insula.lambda_api.concurrency import unreserved
 from insula.lambda_api.context import Context
 from insula.lambda_api.registry import operation
+from insula.lambda_api.storage import stored_bytes
 from insula.model import limits
 
 
@@ -19,11 +21,11 @@ async def get_account_settings(context: Context, request: dict[str, Any]) -> Map
             "TotalCodeSize": limits.CODE_STORAGE_BYTES,
             "CodeSizeUnzipped": limits.UNZIPPED_BYTES,
             "CodeSizeZipped": limits.ZIPPED_BYTES,
-            "ConcurrentExecutions": limits.ACCOUNT_CONCURRENCY,
-            "UnreservedConcurrentExecutions": limits.ACCOUNT_CONCURRENCY,
+            "ConcurrentExecutions": services.concurrency,
+            "UnreservedConcurrentExecutions": max(0, unreserved(services, context.account)),
         },
         "AccountUsage": {
-            "TotalCodeSize": services.code.total_size(),
+            "TotalCodeSize": stored_bytes(services),
             "FunctionCount": len(services.catalog.functions(context.account)),
         },
     }

@@ -64,6 +64,7 @@ def _configuration(function: FunctionVersion, arn: FunctionArn) -> dict[str, Any
             "LogFormat": function.log_format,
             "LogGroup": function.log_group or default_log_group(function.name),
         },
+        "Layers": [{"Arn": layer.arn, "CodeSize": layer.size} for layer in function.layers] or None,
         "TenancyConfig": None if function.tenancy is None else {"TenantIsolationMode": function.tenancy},
     }
 

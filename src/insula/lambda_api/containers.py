@@ -13,6 +13,7 @@ from insula.lambda_api.shapes import (
     Shape,
     StringShape,
     TimestampShape,
+    enum_text,
     lower_camel,
     mismatch,
 )
@@ -25,6 +26,10 @@ class ListShape(Shape):
         super().__init__(model)
         self._bound(model, "length", len)
         self._member = shape_of(model["member"]["shape"])
+        if "enum" in model:
+            values = frozenset(model["enum"])
+            wording = f"Member must satisfy enum value set: {enum_text(model['enum'])}"
+            self.constraints.append((wording, values.issuperset))
 
     def read(self, value: Any) -> list[Any]:
         if not isinstance(value, list):

@@ -10,8 +10,29 @@ from insula.artifacts.code import CodeStore
 from insula.lambda_api.activation import Activation
 from insula.lambda_api.download import CodeLinks
 from insula.model.arn import FunctionArn, parse_reference
+from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.store.catalog import Catalog
+
+
+class Provisioned(Protocol):
+    """How far the provisioned environments of one deployment are.
+
+    Attributes:
+        requested: environments to have.
+        allocated: environments that were begun and have not ended.
+        available: those of them that are initialised, busy ones included.
+        failure: why they cannot be had; None while all goes well.
+    """
+
+    @property
+    def requested(self) -> int: ...
+    @property
+    def allocated(self) -> int: ...
+    @property
+    def available(self) -> int: ...
+    @property
+    def failure(self) -> str | None: ...
 
 
 class Invoker(Protocol):
@@ -25,30 +46,48 @@ class Invoker(Protocol):
         """Let the environments of a superseded deployment finish, and end them."""
         ...
 
+    def reserve(self, account: str, name: str, concurrency: int | None) -> None:
+        """From now on a function has this reserved concurrency; None: none. Idempotent."""
+        ...
+
+    def provision(self, function: FunctionVersion, count: int) -> None:
+        """Keep so many environments of a version initialised from now on; 0: none. Idempotent."""
+        ...
+
+    def provisioned(self, deployment: str) -> Provisioned:
+        """How far the environments of ``provision`` are."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What all requests share.
 
     Attributes:
+        layers: archives of layers.
+        concurrency: invocations that may run at once in an account.
         isolates: whether environments stand behind a wall that tenants may share the host behind.
         check_runtime: raises RuntimeMissingError for a runtime that this host lacks.
         architecture: ``x86_64`` or ``arm64``, the host's.
         clock: seconds since the epoch.
         new_id: a fresh UUID, for revisions and deployments.
+        random: a number from 0 up to, and without, 1; chooses among the versions of an alias.
     """
 
     region: str
     architecture: str
     catalog: Catalog
     code: CodeStore
+    layers: CodeStore
     invoker: Invoker
     activation: Activation
     links: CodeLinks
+    concurrency: int
     isolates: bool
     check_runtime: Callable[[str], None]
     clock: Callable[[], float]
     new_id: Callable[[], str]
+    random: Callable[[], float]
 
 
 @dataclass(slots=True)

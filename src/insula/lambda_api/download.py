@@ -1,16 +1,18 @@
-"""Links under which GetFunction's callers fetch a function's code without credentials, as from S3 on AWS."""
+"""Links under which callers of GetFunction and GetLayerVersion fetch archives without credentials, as on AWS."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
+from insula.artifacts.code import CodeStore
 from insula.model.errors import AccessDeniedException, ResourceNotFoundException
 
 PREFIX = "/_insula/code/"
@@ -27,13 +29,13 @@ class CodeLinks:
     """Makes and honours links to code packages.
 
     Args:
-        path_of: where the zip of a base64 SHA-256 lies.
+        stores: where packages and layers lie.
         secret: signs the links; a fresh one per process, so that a restart voids them.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, path_of: Callable[[str], Path], secret: bytes, clock: Callable[[], float]) -> None:
-        self._path_of = path_of
+    def __init__(self, stores: Sequence[CodeStore], secret: bytes, clock: Callable[[], float]) -> None:
+        self._stores = stores
         self._secret = secret
         self._clock = clock
 
@@ -58,6 +60,12 @@ class CodeLinks:
         file = await asyncio.to_thread(_open, self._path_of(base64.b64encode(bytes.fromhex(name)).decode()))
         with file:
             await _stream(file, send)
+
+    def _path_of(self, sha256: str) -> Path:
+        for store in self._stores:
+            with contextlib.suppress(ResourceNotFoundException):
+                return store.zip_path(sha256)
+        raise ResourceNotFoundException(f"Code package not found: {sha256}")
 
     def _check(self, name: str, expires: str, signature: str) -> None:
         signed = _SHA256.fullmatch(name) is not None and hmac.compare_digest(

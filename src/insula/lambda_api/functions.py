@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from insula.artifacts.code import Artifact
+from insula.lambda_api.concurrency import reserve
 from insula.lambda_api.configuration import full_configuration, listed_configuration, qualified_arn
 from insula.lambda_api.context import Context
 from insula.lambda_api.lookup import find, not_found, unqualified, updatable, update_in_progress
+from insula.lambda_api.overlay import check_unpacked_size
 from insula.lambda_api.paging import page
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
@@ -20,11 +22,10 @@ from insula.lambda_api.settings import (
     recoded,
     reconfigured,
 )
+from insula.lambda_api.storage import store
 from insula.lambda_api.versions import publish, version_key
-from insula.model import limits
 from insula.model.arn import LATEST
 from insula.model.errors import (
-    CodeStorageExceededException,
     InvalidParameterValueException,
     PreconditionFailedException,
 )
@@ -48,6 +49,7 @@ async def create_function(context: Context, request: dict[str, Any]) -> Mapping[
     function_settings(tags)
     artifact = await _store(context, request["Code"])
     function = new_function(context, request, arn, artifact)
+    check_unpacked_size(context, function)
     published = await services.catalog.create(
         function,
         tags=tags,
@@ -63,15 +65,17 @@ async def create_function(context: Context, request: dict[str, Any]) -> Mapping[
 
 @operation("GetFunction")
 async def get_function(context: Context, request: dict[str, Any]) -> Mapping[str, Any]:
-    """A function's configuration, tags and a link to its code."""
+    """A function's configuration, tags, reserved concurrency and a link to its code."""
     services = context.services
     arn = context.reference(request)
     function = find(context, arn)
     location = services.links.url(context.base_url, function.code_sha256)
+    reserved = services.catalog.concurrency.reserved(context.account, arn.name)
     return {
         "Configuration": full_configuration(function, arn),
         "Code": {"RepositoryType": "S3", "Location": location},
         "Tags": dict(services.catalog.tags(context.account, arn.name)) or None,
+        "Concurrency": None if reserved is None else {"ReservedConcurrentExecutions": reserved},
     }
 
 
@@ -103,6 +107,7 @@ async def update_function_code(context: Context, request: dict[str, Any]) -> Map
     check_settings(context, request, arn.name)
     artifact = await _store(context, request)
     changed = recoded(context, latest, artifact)
+    check_unpacked_size(context, changed)
     if request.get("DryRun"):
         return full_configuration(changed)
     await _replace(context, latest, changed)
@@ -119,6 +124,7 @@ async def update_function_configuration(context: Context, request: dict[str, Any
     check_tenancy(context, request, latest.tenancy)
     check_settings(context, request, arn.name)
     changed = reconfigured(context, latest, request)
+    check_unpacked_size(context, changed)
     await _replace(context, latest, changed)
     context.services.activation.begin(changed)
     return full_configuration(changed)
@@ -129,6 +135,8 @@ async def delete_function(context: Context, request: dict[str, Any]) -> Mapping[
     """Delete a function with all its versions, or one published version."""
     services = context.services
     arn = context.reference(request)
+    reserved = services.catalog.concurrency.reserved(context.account, arn.name)
+    provisioned = services.catalog.concurrency.provisioned(context.account, arn.name)
     if arn.qualifier is None:
         deleted = await services.catalog.delete(context.account, arn.name)
     else:
@@ -137,7 +145,11 @@ async def delete_function(context: Context, request: dict[str, Any]) -> Mapping[
         deleted = [] if version is None else [version]
     if not deleted:
         raise not_found(arn)
+    if reserved is not None:
+        reserve(services, context.account, arn.name)
     for version in deleted:
+        if provisioned:
+            services.invoker.provision(version, 0)
         services.invoker.retire(version.deployment)
     return {"StatusCode": 204}
 
@@ -156,9 +168,7 @@ async def _store(context: Context, code: Mapping[str, Any]) -> Artifact:
     zipped: bytes | None = code.get("ZipFile")
     if zipped is None:
         raise InvalidParameterValueException("Please provide a source for function code.")
-    if context.services.code.total_size() + len(zipped) > limits.CODE_STORAGE_BYTES:
-        raise CodeStorageExceededException("Code storage limit exceeded.")
-    return await context.services.code.add(zipped)
+    return await store(context.services, context.services.code, zipped)
 
 
 def _all_versions(context: Context, functions: Iterable[FunctionVersion]) -> Iterable[FunctionVersion]:

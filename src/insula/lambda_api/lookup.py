@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from insula.lambda_api.activation import is_settled
@@ -19,29 +19,33 @@ from insula.model.function import FunctionVersion
 
 
 def find(context: Context, arn: FunctionArn) -> FunctionVersion:
-    """The version that an ARN names; ``$LATEST`` if it has no qualifier.
+    """The version that an ARN names; ``$LATEST`` if it has no qualifier, an alias's main version.
 
     Raises:
         ResourceNotFoundException: there is none. The message has the qualifier if the caller gave one.
     """
     function = context.services.catalog.function(context.account, arn.name, arn.qualifier or LATEST)
-    if function is None:
-        raise not_found(arn)
-    return function
+    return _behind_alias(context, arn, _never) if function is None else function
 
 
 def resolve(context: Context, arn: FunctionArn) -> FunctionVersion:
-    """The version that an invocation of an ARN runs.
+    """The version that one invocation of an ARN runs; an alias's by weight.
 
     Raises:
         ResourceNotFoundException: there is none.
     """
-    return find(context, arn)
+    function = context.services.catalog.function(context.account, arn.name, arn.qualifier or LATEST)
+    return _behind_alias(context, arn, context.services.random) if function is None else function
 
 
 def not_found(arn: FunctionArn) -> ResourceNotFoundException:
     """AWS's error for a function or version that does not exist."""
     return ResourceNotFoundException(f"Function not found: {arn}")
+
+
+def alias_not_found(arn: FunctionArn) -> ResourceNotFoundException:
+    """AWS's error for an alias that does not exist."""
+    return ResourceNotFoundException(f"Cannot find alias arn: {arn}")
 
 
 def unqualified(context: Context, request: Mapping[str, Any]) -> FunctionArn:
@@ -85,3 +89,17 @@ def update_in_progress(arn: FunctionArn) -> ResourceConflictException:
     return ResourceConflictException(
         f"The operation cannot be performed at this time. An update is in progress for resource: {arn}"
     )
+
+
+def _behind_alias(context: Context, arn: FunctionArn, random: Callable[[], float]) -> FunctionVersion:
+    catalog = context.services.catalog
+    alias = catalog.aliases.get(context.account, arn.name, arn.qualifier or LATEST)
+    function = None if alias is None else catalog.function(context.account, arn.name, alias.choose(random))
+    if function is None:
+        raise not_found(arn)
+    return function
+
+
+def _never() -> float:
+    """In place of a random number: no weight is above it."""
+    return 1.0

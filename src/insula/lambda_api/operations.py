@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from insula.lambda_api import account, functions, invoke, tags, unsupported, versions
+from insula.lambda_api import (
+    account,
+    aliases,
+    concurrency,
+    functions,
+    invoke,
+    layers,
+    provision,
+    tags,
+    unsupported,
+    versions,
+)
 from insula.lambda_api.registry import registered
 
-MODULES = (account, functions, invoke, tags, unsupported, versions)
+MODULES = (
+    account,
+    aliases,
+    concurrency,
+    functions,
+    invoke,
+    layers,
+    provision,
+    tags,
+    unsupported,
+    versions,
+)
 OPERATIONS = registered()

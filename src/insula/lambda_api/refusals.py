@@ -40,6 +40,7 @@ def _only(wanted: str) -> Callable[[Any], bool]:
 
 
 _INLINE = "code comes as an inline zip. Send the package in ZipFile"
+_INLINE_LAYER = "layers come as an inline zip. Send the content in ZipFile"
 _ZIP = "functions are packaged as zip files. Use PackageType Zip"
 _DIRECT = "functions reach no VPC. Leave the lists empty"
 _TEXT_LOGS = "logs are plain text. Use LogFormat Text without levels"
@@ -52,6 +53,10 @@ _REFUSALS = (
     Refusal("Code.S3ObjectStorageMode", _never, _INLINE),
     Refusal("Code.ImageUri", _never, _INLINE),
     Refusal("Code.SourceKMSKeyArn", _empty, _INLINE),
+    Refusal("Content.S3Bucket", _never, _INLINE_LAYER),
+    Refusal("Content.S3Key", _never, _INLINE_LAYER),
+    Refusal("Content.S3ObjectVersion", _never, _INLINE_LAYER),
+    Refusal("Content.S3ObjectStorageMode", _never, _INLINE_LAYER),
     Refusal("S3Bucket", _never, _INLINE),
     Refusal("S3Key", _never, _INLINE),
     Refusal("S3ObjectVersion", _never, _INLINE),
@@ -66,7 +71,6 @@ _REFUSALS = (
     Refusal("DeadLetterConfig.TargetArn", _empty, "there are no asynchronous invocations yet. Leave it out"),
     Refusal("KMSKeyArn", _empty, "keys of KMS are not used. Leave it out"),
     Refusal("TracingConfig.Mode", _only("PassThrough"), "trace headers are passed through. Use PassThrough"),
-    Refusal("Layers", _empty, "there are no layers yet. Put their content into the package"),
     Refusal("FileSystemConfigs", _empty, "no file systems are mounted. Use /tmp"),
     Refusal("CodeSigningConfigArn", _empty, "code signatures are not checked. Leave it out"),
     Refusal("SnapStart.ApplyOn", _only("None"), "there are no snapshots. Use None"),

@@ -17,6 +17,7 @@ _BODY_LIMITS = {
     "Invoke": limits.REQUEST_PAYLOAD_BYTES,
     "CreateFunction": limits.CREATE_REQUEST_BYTES,
     "UpdateFunctionCode": limits.CREATE_REQUEST_BYTES,
+    "PublishLayerVersion": limits.CREATE_REQUEST_BYTES,
 }
 
 
@@ -43,7 +44,7 @@ class Service:
     """Routes, decoders and encoders of all operations, made from botocore's service model of AWS Lambda."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        names = {name: _without_runtime_enum(name, shape) for name, shape in model["shapes"].items()}
+        names = _as_aws_checks(model["shapes"])
         shapes = Shapes(names)
         self.routes = Routes(model["operations"])
         by_name = {route.operation: route for route in self.routes.all}
@@ -67,6 +68,17 @@ def _shape(shapes: Mapping[str, Any], reference: Mapping[str, Any] | None) -> Ma
     return None if reference is None else shapes[reference["shape"]]
 
 
-def _without_runtime_enum(name: str, shape: Mapping[str, Any]) -> Mapping[str, Any]:
-    # AWS judges runtimes in the operation, with a text of its own (see settings.py).
-    return {"type": "string"} if name == "Runtime" else shape
+def _as_aws_checks(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The shapes with runtimes where AWS judges them.
+
+    Those of functions it judges in the operation, with a text of its own (see settings.py); those of layers by the
+    model, and a list of them as a whole.
+    """
+    runtime = shapes["Runtime"]
+    listed = {**shapes["CompatibleRuntimes"], "enum": runtime["enum"]}
+    adapted = {**shapes, "Runtime": {"type": "string"}, "AnyRuntime": runtime, "CompatibleRuntimes": listed}
+    for name in ("ListLayersRequest", "ListLayerVersionsRequest"):
+        members = shapes[name]["members"]
+        filtered = {**members, "CompatibleRuntime": {**members["CompatibleRuntime"], "shape": "AnyRuntime"}}
+        adapted[name] = {**shapes[name], "members": filtered}
+    return adapted

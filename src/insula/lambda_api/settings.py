@@ -14,6 +14,7 @@ from insula.artifacts.code import Artifact
 from insula.lambda_api.activation import pending, updating
 from insula.lambda_api.configuration import default_log_group
 from insula.lambda_api.context import Context
+from insula.lambda_api.overlay import find_layers
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.shapes import enum_text
 from insula.model import limits
@@ -159,12 +160,12 @@ def new_function(context: Context, request: Mapping[str, Any], arn: FunctionArn,
         architecture=services.architecture,
         tenancy=request.get("TenancyConfig", {}).get("TenantIsolationMode"),
     )
-    return pending(replace(function, **_given(request)))
+    return pending(replace(function, **_given(context, request)))
 
 
 def reconfigured(context: Context, function: FunctionVersion, request: Mapping[str, Any]) -> FunctionVersion:
     """A function after UpdateFunctionConfiguration; the request is checked."""
-    return _updated(context, function, replace(function, **_given(request)))
+    return _updated(context, function, replace(function, **_given(context, request)))
 
 
 def recoded(context: Context, function: FunctionVersion, artifact: Artifact) -> FunctionVersion:
@@ -202,12 +203,14 @@ def _seen(function: FunctionVersion) -> FunctionVersion:
     return replace(pending(function), version="", deployment="", revision="", last_modified="", description="")
 
 
-def _given(request: Mapping[str, Any]) -> dict[str, Any]:
+def _given(context: Context, request: Mapping[str, Any]) -> dict[str, Any]:
     given = {field: request[member] for member, field in _MEMBERS.items() if member in request}
     if "EphemeralStorage" in request:
         given["ephemeral_storage"] = request["EphemeralStorage"]["Size"]
     if "Environment" in request:
         given["environment"] = request["Environment"].get("Variables", {})
+    if "Layers" in request:
+        given["layers"] = find_layers(context, request["Layers"])
     return given
 
 

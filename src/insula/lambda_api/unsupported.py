@@ -13,12 +13,6 @@ from insula.lambda_api.registry import Operation, operation
 from insula.model.errors import InvalidParameterValueException, NotImplementedException
 
 _FEATURES = {
-    "Provisioned concurrency": (
-        "PutProvisionedConcurrencyConfig",
-        "GetProvisionedConcurrencyConfig",
-        "DeleteProvisionedConcurrencyConfig",
-        "ListProvisionedConcurrencyConfigs",
-    ),
     "A function URL": (
         "CreateFunctionUrlConfig",
         "GetFunctionUrlConfig",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, delete, insert, select, update
+import sqlalchemy as sql
+from sqlalchemy import ColumnElement, Connection, Executable
 
 from insula.model.alias import Alias
+from insula.model.arn import FunctionArn
 from insula.model.errors import (
-    STALE_REVISION,
     AliasLimitExceededException,
-    PreconditionFailedException,
     ResourceConflictException,
     ResourceNotFoundException,
 )
@@ -54,33 +54,31 @@ class Aliases:
                 raise ResourceConflictException(f"Alias already exists: {alias.arn}")
             if len(held.aliases) >= MAX_ALIASES:
                 raise AliasLimitExceededException(f"A function may have {MAX_ALIASES} aliases. Delete one first.")
-            return [insert(aliases).values(_row(alias))], lambda: held.aliases.update({alias.name: alias})
+            return [sql.insert(aliases).values(_row(alias))], lambda: held.aliases.update({alias.name: alias})
 
         await self._writer.write(plan)
 
-    async def replace(self, alias: Alias, *, expected_revision: str) -> None:
-        """Replace an alias if its revision is still the expected one.
+    async def update(self, arn: FunctionArn, change: Callable[[Alias], Alias]) -> Alias:
+        """Replace an alias by what ``change`` makes of it, which may raise; no other write comes in between.
 
         Raises:
-            ResourceNotFoundException: the alias, or a version that it points to, is gone.
-            PreconditionFailedException: it was written since.
+            ResourceNotFoundException: the alias, or a version that it is to point to, is not there.
         """
 
-        def plan() -> tuple[list[Executable], Callable[[], None]]:
-            held = self._target(alias)
-            current = held.aliases.get(alias.name)
+        def plan() -> tuple[list[Executable], Callable[[], Alias]]:
+            current = self.get(arn.account, arn.name, arn.qualifier or "")
             if current is None:
-                raise ResourceNotFoundException(f"Alias not found: {alias.arn}")
-            if current.revision != expected_revision:
-                raise PreconditionFailedException(STALE_REVISION)
-            where = (
-                aliases.c.account == alias.account,
-                aliases.c.function == alias.function,
-                aliases.c.name == alias.name,
-            )
-            return [update(aliases).where(*where).values(_row(alias))], lambda: held.aliases.update({alias.name: alias})
+                raise ResourceNotFoundException(f"Alias not found: {arn}")
+            changed = change(current)
+            held = self._target(changed)
 
-        await self._writer.write(plan)
+            def apply() -> Alias:
+                held.aliases[changed.name] = changed
+                return changed
+
+            return [sql.update(aliases).where(*_is(current)).values(_row(changed))], apply
+
+        return await self._writer.write(plan)
 
     async def delete(self, account: str, function: str, name: str) -> Alias | None:
         """Delete an alias with its provisioned concurrency.
@@ -99,9 +97,7 @@ class Aliases:
                 return held.aliases.pop(name)
 
             return [
-                delete(aliases).where(
-                    aliases.c.account == account, aliases.c.function == function, aliases.c.name == name
-                ),
+                sql.delete(aliases).where(*_is(held.aliases[name])),
                 unprovisioning(account, function, name),
             ], apply
 
@@ -109,7 +105,7 @@ class Aliases:
 
     def load(self, connection: Connection) -> None:
         """Read everything, once, when the catalog is opened."""
-        for row in connection.execute(select(aliases)).mappings():
+        for row in connection.execute(sql.select(aliases)).mappings():
             alias = Alias(**row)
             self._records.accounts[alias.account][alias.function].aliases[alias.name] = alias
 
@@ -124,3 +120,11 @@ class Aliases:
 
 def _row(alias: Alias) -> dict[str, Any]:
     return {column.name: getattr(alias, column.name) for column in aliases.columns}
+
+
+def _is(alias: Alias) -> tuple[ColumnElement[bool], ...]:
+    return (
+        aliases.c.account == alias.account,
+        aliases.c.function == alias.function,
+        aliases.c.name == alias.name,
+    )

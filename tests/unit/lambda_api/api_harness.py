@@ -25,6 +25,7 @@ from insula.lambda_api.context import Services
 from insula.lambda_api.download import CodeLinks
 from insula.lambda_api.service import Service
 from insula.lambda_api.sigv4 import Credential, Verifier
+from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.sandbox.driver import RuntimeMissingError
 from insula.store.catalog import Catalog
@@ -37,12 +38,25 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/r"
 CREDENTIAL = Credential("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", ACCOUNT)
 
 
+@dataclass(frozen=True)
+class State:
+    """How far provisioned environments are."""
+
+    requested: int = 0
+    allocated: int = 0
+    available: int = 0
+    failure: str | None = None
+
+
 @dataclass
 class RecordingInvoker:
-    """Answers every invocation with its payload."""
+    """Answers every invocation with its payload, and remembers what it was told."""
 
     invocations: list[Invocation] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
+    reserved: dict[str, int | None] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
     error: str | None = None
     failure: BaseException | None = None
 
@@ -55,6 +69,16 @@ class RecordingInvoker:
 
     def retire(self, deployment: str) -> None:
         self.retired.append(deployment)
+
+    def reserve(self, account: str, name: str, concurrency: int | None) -> None:
+        assert account == ACCOUNT
+        self.reserved[name] = concurrency
+
+    def provision(self, function: FunctionVersion, count: int) -> None:
+        self.kept[f"{function.name}:{function.version}"] = count
+
+    def provisioned(self, deployment: str) -> State:
+        return self.states.get(deployment, State())
 
 
 class Clock:
@@ -78,7 +102,9 @@ class Answer:
 class Harness:
     """The application with all that is behind it; requests run on one event loop, one after the other."""
 
-    def __init__(self, service: Service, folder: Path, *, region: str = REGION, signed: bool = True) -> None:
+    def __init__(
+        self, service: Service, folder: Path, *, region: str = REGION, signed: bool = True, concurrency: int = 1000
+    ) -> None:
         numbers = itertools.count()
 
         def new_id() -> str:
@@ -90,7 +116,9 @@ class Harness:
         self._gate.set()
         self.catalog = Catalog.open(folder / "data")
         self.code = CodeStore(folder / "code")
+        self.layers = CodeStore(folder / "layers")
         self.invoker = RecordingInvoker()
+        self.random = 0.5
         self.activation = _GatedActivation(self.catalog, new_id, patience=0.2)
         self.activation.gate = self._gate
         self.services = Services(
@@ -98,13 +126,16 @@ class Harness:
             architecture="x86_64",
             catalog=self.catalog,
             code=self.code,
+            layers=self.layers,
             invoker=self.invoker,
             activation=self.activation,
-            links=CodeLinks(self.code.zip_path, b"secret", self.clock),
+            links=CodeLinks((self.code, self.layers), b"secret", self.clock),
+            concurrency=concurrency,
             isolates=True,
             check_runtime=_check_runtime,
             clock=self.clock,
             new_id=new_id,
+            random=lambda: self.random,
         )
         verifier = Verifier({CREDENTIAL.access_key: CREDENTIAL}.get, region, self.clock) if signed else None
         self.app = LambdaApi(service, self.services, verifier=verifier, account=ACCOUNT)

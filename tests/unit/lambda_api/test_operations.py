@@ -15,22 +15,40 @@ from tests.unit.lambda_api.api_harness import Harness
 
 MODEL = botocore.session.get_session().get_service_model("lambda")
 BUILT = {
+    "CreateAlias",
     "CreateFunction",
+    "DeleteAlias",
     "DeleteFunction",
+    "DeleteFunctionConcurrency",
+    "DeleteLayerVersion",
+    "DeleteProvisionedConcurrencyConfig",
     "GetAccountSettings",
+    "GetAlias",
     "GetFunction",
+    "GetFunctionConcurrency",
     "GetFunctionConfiguration",
+    "GetLayerVersion",
+    "GetLayerVersionByArn",
+    "GetProvisionedConcurrencyConfig",
     "Invoke",
+    "ListAliases",
     "ListFunctions",
+    "ListLayerVersions",
+    "ListLayers",
+    "ListProvisionedConcurrencyConfigs",
     "ListTags",
     "ListVersionsByFunction",
+    "PublishLayerVersion",
     "PublishVersion",
+    "PutFunctionConcurrency",
+    "PutProvisionedConcurrencyConfig",
     "TagResource",
     "UntagResource",
+    "UpdateAlias",
     "UpdateFunctionCode",
     "UpdateFunctionConfiguration",
 }
-REFUSED = {name for name in MODEL.operation_names if "ProvisionedConcurrency" in name or "FunctionUrl" in name}
+REFUSED = {name for name in MODEL.operation_names if "FunctionUrl" in name}
 
 
 def test_the_built_operations_are_registered_and_no_others(service: Service) -> None:
@@ -50,6 +68,6 @@ def test_any_other_operation_answers_501_by_name(unsigned: Harness, name: str) -
 
 def test_boto3_does_not_retry_what_is_not_built(harness: Harness) -> None:
     with pytest.raises(ClientError) as caught:
-        harness.client(config=None).list_aliases(FunctionName="hello")
+        harness.client(config=None).list_event_source_mappings(FunctionName="hello")
     assert caught.value.response["Error"]["Code"] == "NotImplementedException"
     assert caught.value.response["ResponseMetadata"]["RetryAttempts"] == 0

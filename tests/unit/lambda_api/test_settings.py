@@ -107,7 +107,6 @@ NFS = {
     "Arn": f"arn:aws:elasticfilesystem:{REGION}:{ACCOUNT}:access-point/fsap-0123456789abcdef0",
     "LocalMountPath": "/mnt/a",
 }
-LAYER = f"arn:aws:lambda:{REGION}:{ACCOUNT}:layer:l:1"
 PROVIDER = {
     "LambdaManagedInstancesCapacityProviderConfig": {
         "CapacityProviderArn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:capacity-provider:p"
@@ -125,7 +124,6 @@ UNHONOURED: list[tuple[str, dict[str, Any]]] = [
     ("DeadLetterConfig.TargetArn", {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:x"}}),
     ("KMSKeyArn", {"KMSKeyArn": "arn:aws:kms:x"}),
     ("TracingConfig.Mode", {"TracingConfig": {"Mode": "Active"}}),
-    ("Layers", {"Layers": [LAYER]}),
     ("FileSystemConfigs", {"FileSystemConfigs": [NFS]}),
     ("SnapStart.ApplyOn", {"SnapStart": {"ApplyOn": "PublishedVersions"}}),
     ("LoggingConfig.LogFormat", {"LoggingConfig": {"LogFormat": "JSON"}}),
@@ -154,7 +152,6 @@ def test_what_is_not_honoured_is_refused_at_updates_too(harness: Harness, client
     client.get_waiter("function_active_v2").wait(FunctionName="hello", WaiterConfig={"Delay": 0})
     before = harness.catalog.function(ACCOUNT, "hello", LATEST)
     configurations: list[tuple[str, dict[str, Any]]] = [
-        ("Layers", {"Layers": [LAYER]}),
         ("TracingConfig.Mode", {"TracingConfig": {"Mode": "Active"}}),
         ("DeadLetterConfig.TargetArn", {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:x"}}),
     ]
@@ -201,23 +198,12 @@ def test_tenancy_is_not_offered_in_new_zealand(service: Service, tmp_path: Path)
     harness.close()
 
 
-@pytest.mark.parametrize(
-    ("operation", "request_", "feature"),
-    [
-        (
-            "put_provisioned_concurrency_config",
-            {"Qualifier": "1", "ProvisionedConcurrentExecutions": 1},
-            "Provisioned concurrency",
-        ),
-        ("create_function_url_config", {"AuthType": "NONE"}, "A function URL"),
-    ],
-)
-def test_tenancy_excludes_other_features(client: Any, operation: str, request_: dict[str, Any], feature: str) -> None:
+def test_tenancy_excludes_function_urls(client: Any) -> None:
     client.create_function(**settings(TenancyConfig=PER_TENANT))
     client.create_function(**settings(FunctionName="plain"))
-    call = getattr(client, operation)
-    assert refused(call, FunctionName="hello", **request_) == (
+    assert refused(client.create_function_url_config, FunctionName="hello", AuthType="NONE") == (
         "InvalidParameterValueException",
-        f"{feature} is not supported for functions with tenant isolation mode.",
+        "A function URL is not supported for functions with tenant isolation mode.",
     )
-    assert refused(call, FunctionName="plain", **request_)[0] == "NotImplementedException"
+    code, _ = refused(client.create_function_url_config, FunctionName="plain", AuthType="NONE")
+    assert code == "NotImplementedException"

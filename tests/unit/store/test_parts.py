@@ -13,7 +13,6 @@ from insula.model.alias import Alias
 from insula.model.errors import (
     AliasLimitExceededException,
     InvalidParameterValueException,
-    PreconditionFailedException,
     ResourceConflictException,
     ResourceNotFoundException,
 )
@@ -94,17 +93,23 @@ async def test_aliases_of_a_function_are_limited(catalog: Catalog, monkeypatch: 
 
 
 @in_loop
-async def test_an_alias_is_replaced_by_one_of_two_writers(catalog: Catalog, folder: Path) -> None:
+async def test_each_change_of_an_alias_sees_the_one_before(catalog: Catalog, folder: Path) -> None:
     await catalog.aliases.create(LIVE)
-    first, second = replace(LIVE, version="2", revision="r1"), replace(LIVE, description="lost", revision="r2")
-    outcomes = await asyncio.gather(
-        *(catalog.aliases.replace(each, expected_revision="r0") for each in (first, second)), return_exceptions=True
-    )
-    assert [type(outcome) for outcome in outcomes] == [type(None), PreconditionFailedException]
+
+    def point(alias: Alias) -> Alias:
+        return replace(alias, version="2", revision="r1")
+
+    def describe(alias: Alias) -> Alias:
+        return replace(alias, description=f"at {alias.version}")
+
+    await asyncio.gather(*(catalog.aliases.update(LIVE.arn, change) for change in (point, describe)))
     with pytest.raises(ResourceNotFoundException, match="Alias not found"):
-        await catalog.aliases.replace(replace(LIVE, name="x"), expected_revision="r0")
+        await catalog.aliases.update(LIVE.arn.qualified("x"), describe)
+    with pytest.raises(ResourceNotFoundException, match=r"Function not found: arn:.*:f:9"):
+        await catalog.aliases.update(LIVE.arn, lambda alias: replace(alias, version="9"))
     again = reopened(catalog, folder)
-    assert again.aliases.get(ACCOUNT, "f", "live") == first
+    changed = replace(LIVE, version="2", revision="r1", description="at 2")
+    assert again.aliases.get(ACCOUNT, "f", "live") == changed
     again.close()
 
 
