@@ -21,6 +21,7 @@ class ResponseStream:
     Attributes:
         content_type: what the function said that it sends; None until it begins.
         size: bytes that the function wrote so far.
+        paused: whether the function waits for the reader.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class ResponseStream:
         self._waiting = bytearray()
         self._ended = False
         self._abandoned = False
-        self._paused = False
+        self.paused = False
         self._on_drained: Callable[[], None] = _nothing
         self._reader: asyncio.Future[None] | None = None
 
@@ -52,8 +53,8 @@ class ResponseStream:
             return True
         self._waiting += data
         self._wake()
-        self._paused = len(self._waiting) > _HIGH_WATER
-        return not self._paused
+        self.paused = len(self._waiting) > _HIGH_WATER
+        return not self.paused
 
     def end(self) -> None:
         """Nothing more comes. Idempotent."""
@@ -84,8 +85,8 @@ class ResponseStream:
         self._resume()
 
     def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             self._on_drained()
 
     async def _change(self) -> None:
