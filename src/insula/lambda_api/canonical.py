@@ -71,11 +71,8 @@ def _encoded(part: bytes) -> str:
 
 def canonical_headers(headers: Mapping[bytes, bytes], signed: str) -> str:
     """The signed headers; bytes that are not UTF-8 become surrogates."""
-    lines = (_header_line(headers, name) for name in signed.split(";"))
-    return "".join(lines)
+    return "".join([f"{name}:{_collapsed(headers.get(name.encode('latin-1'), b''))}\n" for name in signed.split(";")])
 
 
-def _header_line(headers: Mapping[bytes, bytes], name: str) -> str:
-    value = headers.get(name.encode("latin-1"), b"")
-    text = value.decode("utf-8", "surrogateescape")
-    return f"{name}:{' '.join(text.split())}\n"
+def _collapsed(value: bytes) -> str:
+    return " ".join(value.decode("utf-8", "surrogateescape").split())

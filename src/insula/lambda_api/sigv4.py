@@ -12,9 +12,10 @@ import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from insula.lambda_api.canonical import (
     canonical_headers,
@@ -34,6 +35,8 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 SKEW_SECONDS = 300
 
 _CACHED_KEYS = 1024
+_CACHED_BYTES = 1024  # of a longer Authorization header nothing is kept
+_SIGNATURE = b"Signature="
 _DATE = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 _MISMATCH = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret "
@@ -71,15 +74,24 @@ class SignedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class _Terms:
+    """The Authorization header without the signature: the same for all requests that a client signs alike in a day."""
+
+    access_key: str
+    scope: tuple[str, ...]
+    scope_text: str
+    signed_headers: str
+    names: frozenset[bytes]
+
+
+class Claim(NamedTuple):
     """A request's claim to come from a known access key, not proven yet."""
 
     credential: Credential
-    scope: str
+    terms: _Terms
     date: str
-    signed_headers: str
-    signature: str
-    key: bytes
+    signature: bytes
+    key: hmac.HMAC
     request: SignedRequest
 
     def verify(self, body: bytes) -> str:
@@ -88,21 +100,22 @@ class Claim:
         Raises:
             InvalidSignatureException: it does not match.
         """
-        request = self.request
+        request, terms = self.request, self.terms
         canonical = "\n".join(
             (
                 request.method,
                 canonical_path(request.path),
                 canonical_query(request.query),
-                canonical_headers(request.headers, self.signed_headers),
-                self.signed_headers,
+                canonical_headers(request.headers, terms.signed_headers),
+                terms.signed_headers,
                 payload_hash(request.headers, body),
             )
         )
         digest = hashlib.sha256(canonical.encode("utf-8", "surrogateescape")).hexdigest()
-        text = f"{ALGORITHM}\n{self.date}\n{self.scope}\n{digest}"
-        expected = hmac.digest(self.key, text.encode(), "sha256").hex()
-        if not hmac.compare_digest(expected.encode(), self.signature.encode()):
+        text = f"{ALGORITHM}\n{self.date}\n{terms.scope_text}\n{digest}"
+        expected = self.key.copy()
+        expected.update(text.encode())
+        if not hmac.compare_digest(expected.hexdigest().encode(), self.signature):
             raise InvalidSignatureException(_MISMATCH)
         return self.credential.account
 
@@ -127,7 +140,7 @@ class Verifier:
         self._region = region
         self._clock = clock
         self._service = service
-        self._keys: dict[tuple[str, str, str], bytes] = {}
+        self._keys: dict[tuple[str, str, str], hmac.HMAC] = {}
 
     def begin(self, request: SignedRequest) -> Claim:
         """Judge all of a request but its body.
@@ -135,19 +148,18 @@ class Verifier:
         Raises:
             AccessError: one of its subclasses; the message is AWS's.
         """
-        parts = _authorization(request)
-        access_key, scope = _credential_parts(parts["Credential"])
-        date = _request_date(request.headers)
-        self._check_scope(scope, date)
-        self._check_time(date)
-        _check_signed_headers(request.headers, parts["SignedHeaders"])
-        credential = self._find(access_key)
+        terms, signature = _authorization(request)
+        date, signed = _request_date(request.headers)
+        self._check_scope(terms.scope, date)
+        self._check_time(date, signed)
+        _check_signed_headers(request.headers, terms.names)
+        credential = self._find(terms.access_key)
         if credential is None or b"x-amz-security-token" in request.headers:
             raise UnrecognizedClientException(_UNRECOGNIZED)
-        key = self._signing_key(credential, scope[0])
-        return Claim(credential, "/".join(scope), date, parts["SignedHeaders"], parts["Signature"], key, request)
+        key = self._signing_key(credential, terms.scope[0])
+        return Claim(credential, terms, date, signature, key, request)
 
-    def _check_scope(self, scope: list[str], date: str) -> None:
+    def _check_scope(self, scope: tuple[str, ...], date: str) -> None:
         day, region, service, terminator = scope
         if terminator != "aws4_request":
             raise InvalidSignatureException(
@@ -166,9 +178,8 @@ class Verifier:
                 f"'{day}' != '{date[:8]}', from '{date}'."
             )
 
-    def _check_time(self, date: str) -> None:
+    def _check_time(self, date: str, signed: float) -> None:
         now = self._clock()
-        signed = _seconds(date)
         if signed < now - SKEW_SECONDS:
             limit = f"{_iso(now - SKEW_SECONDS)} ({_iso(now)} - 5 min.)"
             raise InvalidSignatureException(f"Signature expired: {date} is now earlier than {limit}")
@@ -176,34 +187,50 @@ class Verifier:
             limit = f"{_iso(now + SKEW_SECONDS)} ({_iso(now)} + 5 min.)"
             raise InvalidSignatureException(f"Signature not yet current: {date} is still later than {limit}")
 
-    def _signing_key(self, credential: Credential, day: str) -> bytes:
+    def _signing_key(self, credential: Credential, day: str) -> hmac.HMAC:
+        """The day's key, ready to be copied: that costs less than to begin with the key each time."""
         # The secret is part of the name: a key id whose secret was replaced must not meet its old key.
         name = (credential.access_key, credential.secret, day)
-        key = self._keys.get(name)
-        if key is None:
+        found = self._keys.get(name)
+        if found is None:
             key = f"AWS4{credential.secret}".encode()
             for part in (day, self._region, self._service, "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
             if len(self._keys) >= _CACHED_KEYS:
                 self._keys.clear()
-            self._keys[name] = key
-        return key
+            found = self._keys[name] = hmac.new(key, digestmod="sha256")
+        return found
 
 
-def _authorization(request: SignedRequest) -> dict[str, str]:
+def _authorization(request: SignedRequest) -> tuple[_Terms, bytes]:
+    """What the Authorization header says: the terms of the signature, and the signature."""
     raw = request.headers.get(b"authorization")
     if raw is None:
         raise _unsigned(request.query)
+    before, name, after = raw.rpartition(_SIGNATURE)
+    signature, comma, rest = after.partition(b",")
+    signature = signature.strip() if name else b""
+    read = _terms if len(raw) <= _CACHED_BYTES else _terms.__wrapped__
+    return read(b"".join((before, name, comma, rest)) if name else raw, bool(signature)), signature
+
+
+@functools.lru_cache(maxsize=256)
+def _terms(raw: bytes, signed: bool) -> _Terms:
+    """Read an Authorization header whose signature, if there was one, is cut out."""
     algorithm, _, rest = raw.decode("latin-1").strip().partition(" ")
     if algorithm != ALGORITHM:
         raise IncompleteSignatureException(f"Unsupported AWS 'algorithm': '{algorithm[:40]}'. Sign with {ALGORITHM}.")
     parts = dict(_pair(item) for item in rest.split(","))
-    missing = [name for name in ("Credential", "Signature", "SignedHeaders") if not parts.get(name)]
+    missing = [name for name in ("Credential", "SignedHeaders") if not parts.get(name)]
+    if not signed or parts.get("Signature") != "":
+        missing.append("Signature")
     if missing:
         raise IncompleteSignatureException(
             " ".join(f"Authorization header requires '{name}' parameter." for name in missing)
         )
-    return parts
+    access_key, scope = _credential_parts(parts["Credential"])
+    names = parts["SignedHeaders"]
+    return _Terms(access_key, scope, "/".join(scope), names, frozenset(names.encode("latin-1").split(b";")))
 
 
 def _unsigned(query: bytes) -> AccessError:
@@ -221,30 +248,37 @@ def _pair(item: str) -> tuple[str, str]:
     return name, value
 
 
-def _credential_parts(text: str) -> tuple[str, list[str]]:
+def _credential_parts(text: str) -> tuple[str, tuple[str, ...]]:
     access_key, *scope = text.split("/")
     if len(scope) != 4:
         raise IncompleteSignatureException(
             "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, "
             f"got '{text[:200]}'"
         )
-    return access_key, scope
+    return access_key, tuple(scope)
 
 
-def _request_date(headers: Mapping[bytes, bytes]) -> str:
+def _request_date(headers: Mapping[bytes, bytes]) -> tuple[str, float]:
+    """When the request says that it was signed: as it stands there, and in unix seconds."""
     raw = headers.get(b"x-amz-date")
     if raw is None:
         raise IncompleteSignatureException("Authorization header requires existence of a 'X-Amz-Date' header.")
+    return _moment(raw)
+
+
+@functools.lru_cache(maxsize=256)  # all requests of one second have the same date
+def _moment(raw: bytes) -> tuple[str, float]:
     date = raw.decode("latin-1").strip()
-    if _DATE.fullmatch(date) is None:
+    try:
+        moment = datetime.strptime(f"{date}+0000" if _DATE.fullmatch(date) else "", "%Y%m%dT%H%M%SZ%z")
+    except ValueError:
         raise IncompleteSignatureException(
             f"Date must be in ISO-8601 'basic format'. Got '{date[:40]}'. See http://en.wikipedia.org/wiki/ISO_8601"
-        )
-    return date
+        ) from None
+    return date, moment.timestamp()
 
 
-def _check_signed_headers(headers: Mapping[bytes, bytes], signed: str) -> None:
-    names = signed.encode("latin-1").split(b";")
+def _check_signed_headers(headers: Mapping[bytes, bytes], names: frozenset[bytes]) -> None:
     if b"host" not in names:
         raise InvalidSignatureException("'Host' must be a 'SignedHeader' in the AWS Authorization.")
     # An unsigned x-amz- header could be changed on the way; one of them names the tenant.
@@ -253,16 +287,6 @@ def _check_signed_headers(headers: Mapping[bytes, bytes], signed: str) -> None:
             raise InvalidSignatureException(
                 f"There were headers present in the request which were not signed: {name[:100].decode('latin-1')}"
             )
-
-
-@functools.lru_cache(maxsize=256)  # all requests of one second have the same date
-def _seconds(date: str) -> float:
-    fields: Iterable[int] = (int(date[i:j]) for i, j in ((0, 4), (4, 6), (6, 8), (9, 11), (11, 13), (13, 15)))
-    year, month, day, hour, minute, second = fields
-    try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()
-    except ValueError:
-        raise IncompleteSignatureException(f"Date must be in ISO-8601 'basic format'. Got '{date}'.") from None
 
 
 def _iso(seconds: float) -> str:

@@ -186,6 +186,34 @@ def test_an_unsigned_request_is_told_so() -> None:
         verifier().begin(presigned)
 
 
+def test_the_parameters_may_stand_in_any_order() -> None:
+    algorithm, _, rest = sign().headers[b"authorization"].partition(b" ")
+    parameters = [parameter.strip() for parameter in rest.split(b",")]
+    for number in range(len(parameters)):
+        turned = b", ".join(parameters[number:] + parameters[:number])
+        request = changed(sign(), authorization=algorithm + b" " + turned)
+        assert verifier().begin(request).verify(b"{}") == CREDENTIAL.account
+
+
+def test_a_signature_is_not_looked_for_inside_another_parameter() -> None:
+    authorization = sign().headers[b"authorization"].replace(b"SignedHeaders=", b"SignedHeaders=Signature=")
+    with pytest.raises(AccessError):
+        verifier().begin(changed(sign(), authorization=authorization)).verify(b"{}")
+
+
+def test_what_was_read_once_is_read_alike_again() -> None:
+    checking, request = verifier(), sign()
+    for _ in range(2):
+        assert checking.begin(request).verify(b"{}") == CREDENTIAL.account
+        forged = request.headers[b"authorization"][:-64] + b"0" * 64
+        with pytest.raises(InvalidSignatureException, match="does not match"):
+            checking.begin(changed(request, authorization=forged)).verify(b"{}")
+        for parameter in (b"Credential=", b"SignedHeaders=", b"Signature="):
+            without = request.headers[b"authorization"].replace(parameter, b"Other=")
+            with pytest.raises(IncompleteSignatureException, match=parameter.decode()[:-1]):
+                checking.begin(changed(request, authorization=without))
+
+
 GOOD = b"AWS4-HMAC-SHA256 Credential=AKID/20260101/us-east-1/lambda/aws4_request, SignedHeaders=host, Signature=0"
 
 
