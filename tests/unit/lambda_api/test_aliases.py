@@ -92,9 +92,9 @@ def test_an_empty_routing_config_is_none(client: Any) -> None:
                 "ValidationException",
                 400,
                 (
-                    "1 validation error detected: Value '{2=2.0}' at 'routingConfig.additionalVersionWeights' failed to "
-                    "satisfy constraint: Map value must satisfy constraint: [Member must have value less than or equal to "
-                    "1.0, Member must have value greater than or equal to 0.0, Member must not be null]"
+                    "1 validation error detected: Value '{2=2.0}' at 'routingConfig.additionalVersionWeights' failed "
+                    "to satisfy constraint: Map value must satisfy constraint: [Member must have value less than or "
+                    "equal to 1.0, Member must have value greater than or equal to 0.0, Member must not be null]"
                 ),
             ),
         ),
