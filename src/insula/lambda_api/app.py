@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from typing import Any
 
 from insula.lambda_api.body import ClientDisconnected, Receive, drain, read_body
 from insula.lambda_api.codec import Response
 from insula.lambda_api.context import Context, Services
 from insula.lambda_api.download import PREFIX
+from insula.lambda_api.eventstream import CONTENT_TYPE
 from insula.lambda_api.operations import OPERATIONS
 from insula.lambda_api.registry import Operation
 from insula.lambda_api.service import Service
@@ -137,6 +139,14 @@ async def _refusal(error: LambdaError, reader: _Reader) -> Response:
 
 async def _send(send: Send, response: Response, request_id: str) -> None:
     headers = [(b"x-amzn-requestid", request_id.encode()), *response.headers]
+    if response.stream is not None:
+        headers.append((b"content-type", CONTENT_TYPE))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async with aclosing(response.stream) as messages:
+            async for message in messages:  # a slow client makes `send` wait, and one that went away does not
+                await send({"type": "http.response.body", "body": message, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
     if response.status != 204:
         headers += [_JSON, (b"content-length", str(len(response.body)).encode())]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -21,11 +21,16 @@ EMPTY_STATUS = 204
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An HTTP response without the headers that every response has."""
+    """An HTTP response without the headers that every response has.
+
+    Attributes:
+        stream: messages of an event stream, in the place of a body.
+    """
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ class Decoder:
 
 
 class Encoder:
-    """Writes the responses of one operation."""
+    """Writes the responses of one operation. A payload that is an event stream comes as its messages."""
 
     def __init__(self, status: int, model: Mapping[str, Any] | None) -> None:
         self._status = status
@@ -155,7 +160,10 @@ class Encoder:
             if result.get(name) is not None
         )
         if self._payload is not None:
-            return Response(status, result.get(self._payload) or b"", headers)
+            payload = result.get(self._payload) or b""
+            if isinstance(payload, bytes):
+                return Response(status, payload, headers)
+            return Response(status, b"", headers, payload)
         if self._empty or status == EMPTY_STATUS:
             return Response(status, b"", headers)
         document = {

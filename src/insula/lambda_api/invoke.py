@@ -7,6 +7,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from insula.lambda_api.context import Context
@@ -27,44 +28,61 @@ _TRACE_ID = re.compile(r"[A-Za-z0-9=;:._-]{1,256}")
 @operation("Invoke")
 async def invoke(context: Context, request: dict[str, Any]) -> Mapping[str, Any]:
     """Run a function once and answer with its outcome; with DryRun only check that it could be run."""
-    arn = context.reference(request)
-    function = resolve(context, arn)
     if "DurableExecutionName" in request:
         refuse_unsupported(request)
-    tenant = request.get("TenantId")
-    check_tenant(function, tenant)
-    check_wall(per_tenant=function.per_tenant, isolates=context.services.isolates)
+    invocation = prepare(context, request)
     kind = request.get("InvocationType", "RequestResponse")
     if kind == "Event":
         raise NotImplementedException(
             "Insula does not run asynchronous invocations yet. Use InvocationType RequestResponse."
         )
-    payload = _payload(request["Payload"])
-    client_context = _client_context(request.get("ClientContext"))
     if kind == "DryRun":
         return {"StatusCode": 204}
-    if function.state == "Pending":
-        function = await context.services.activation.settled(function)
-    tail = request.get("LogType") == "Tail"
-    result = await context.services.invoker.invoke(
-        Invocation(
-            request_id=context.request_id,
-            function=function,
-            payload=payload,
-            invoked_arn=str(arn),
-            tenant=tenant,
-            client_context=client_context,
-            trace_id=context.trace_id if _TRACE_ID.fullmatch(context.trace_id) else new_trace_id(),
-            tail=tail,
-        )
-    )
+    if invocation.function.state == "Pending":
+        invocation = await settled(context, invocation)
+    result = await context.services.invoker.invoke(invocation)
     return {
         "StatusCode": 200,
         "FunctionError": result.error,
-        "LogResult": base64.b64encode(result.log_tail or b"").decode() if tail else None,
+        "LogResult": base64.b64encode(result.log_tail or b"").decode() if invocation.tail else None,
         "ExecutedVersion": result.executed_version,
         "Payload": result.payload,
     }
+
+
+def prepare(context: Context, request: Mapping[str, Any]) -> Invocation:
+    """The invocation that a request asks for, checked. Its function may be pending yet.
+
+    Raises:
+        ResourceNotFoundException: there is no such function.
+        InvalidParameterValueException: the tenant id does not fit the function.
+        InvalidRequestContentException: payload or client context are not valid.
+    """
+    arn = context.reference(request)
+    function = resolve(context, arn)
+    tenant = request.get("TenantId")
+    check_tenant(function, tenant)
+    check_wall(per_tenant=function.per_tenant, isolates=context.services.isolates)
+    return Invocation(
+        request_id=context.request_id,
+        function=function,
+        payload=_payload(request["Payload"]),
+        invoked_arn=str(arn),
+        tenant=tenant,
+        client_context=_client_context(request.get("ClientContext")),
+        trace_id=context.trace_id if _TRACE_ID.fullmatch(context.trace_id) else new_trace_id(),
+        tail=request.get("LogType") == "Tail",
+    )
+
+
+async def settled(context: Context, invocation: Invocation) -> Invocation:
+    """The invocation once its function is no longer pending.
+
+    Raises:
+        LambdaError: the function failed to become active, or did not in time.
+    """
+    function = await context.services.activation.settled(invocation.function)
+    return replace(invocation, function=function)
 
 
 def _payload(body: bytes) -> bytes:

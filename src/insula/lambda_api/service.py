@@ -15,6 +15,7 @@ from insula.model import limits
 
 _BODY_LIMITS = {
     "Invoke": limits.REQUEST_PAYLOAD_BYTES,
+    "InvokeWithResponseStream": limits.REQUEST_PAYLOAD_BYTES,
     "CreateFunction": limits.CREATE_REQUEST_BYTES,
     "UpdateFunctionCode": limits.CREATE_REQUEST_BYTES,
     "PublishLayerVersion": limits.CREATE_REQUEST_BYTES,

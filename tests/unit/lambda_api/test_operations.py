@@ -31,6 +31,7 @@ BUILT = {
     "GetLayerVersionByArn",
     "GetProvisionedConcurrencyConfig",
     "Invoke",
+    "InvokeWithResponseStream",
     "ListAliases",
     "ListFunctions",
     "ListLayerVersions",
