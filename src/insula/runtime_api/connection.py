@@ -60,6 +60,8 @@ _KEPT = frozenset(
         _EXTENSION_FEATURES,
     )
 )
+_SHORTEST_KEPT = min(map(len, _KEPT))
+_EXPECT = b"expect"
 
 _REASONS = {
     200: "OK",
@@ -93,7 +95,8 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._url = b""
-        self._headers.clear()
+        if self._headers:
+            self._headers.clear()
         self._body: bytes | bytearray | None = None
         self._stream: ResponseStream | None = None
         self._size = 0
@@ -149,13 +152,15 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) < _SHORTEST_KEPT:  # as most are
+            if len(name) == len(_EXPECT) and name.lower() == _EXPECT and value.lower() == b"100-continue":
+                self.send(_CONTINUE)
+            return
         lowered = name.lower()
         if lowered in _KEPT:
             self._headers[lowered] = value[:_MAX_KEPT_BYTES]
         elif lowered == _ERROR_BODY and self._action in ("stream", "collected"):
             self._headers[lowered] = value
-        elif lowered == b"expect" and value.lower() == b"100-continue":
-            self.send(_CONTINUE)
 
     def on_headers_complete(self) -> None:
         self._header_bytes = 0
@@ -177,10 +182,10 @@ class Connection(asyncio.Protocol):
             return
         if not self._api.is_current(request_id):
             self._action = "foreign"  # its body is read past, never kept
-        elif kind == "response" and self._headers.get(_MODE, b"").lower() == b"streaming":
+        elif _MODE in self._headers and kind == "response" and self._headers[_MODE].lower() == b"streaming":
             self._expect_stream()
         else:
-            self._expect(kind, RESPONSE_PAYLOAD_BYTES)
+            self._action, self._limit, self._body = kind, RESPONSE_PAYLOAD_BYTES, b""
             self._api.receive(self)
 
     def _expect_stream(self) -> None:

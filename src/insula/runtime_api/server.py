@@ -153,9 +153,10 @@ class RuntimeApi:
             connection.abort()  # a second request behind one that waits: no runtime does that
             return
         self._waiting.append(connection)
-        if len(self._waiting) == 1:
+        if not self._initialised:
             self._initialised = self.extensions.closed = True
-            self._announce()
+        if len(self._waiting) == 1 and not self.extensions.busy:
+            self._listener.on_next()
 
     def is_current(self, request_id: str) -> bool:
         """Whether this is the event that the runtime works on, and has not begun to answer as a stream."""
