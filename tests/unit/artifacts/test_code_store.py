@@ -389,6 +389,19 @@ def test_collect_spares_what_was_just_added_again(store: CodeStore, clock: Clock
     assert store.unpacked_path(artifact.sha256).is_dir()
 
 
+def test_collect_spares_what_was_asked_to_be_kept(store: CodeStore, clock: Clock) -> None:
+    artifact = add(store, honest_zip({"a": b"1"}))
+    clock.now += 601
+    assert store.keep(artifact.sha256) == artifact
+    asyncio.run(store.collect(set()))
+    assert store.unpacked_path(artifact.sha256).is_dir()
+    clock.now += 601
+    asyncio.run(store.collect(set()))
+    for sha256 in (artifact.sha256, "../../x"):
+        with pytest.raises(ResourceNotFoundException):
+            store.keep(sha256)
+
+
 _SEEDS = [
     honest_zip({"app.py": b"x = 1\n" * 20, "lib/y.py": b"", "z": b"q" * 300}),
     raw_zip([Raw(b"lib/x", b"1"), link("l", "lib/x"), link("lib/up", "../l"), Raw(b"d/", b"", stat.S_IFDIR)]),
