@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
@@ -30,8 +31,12 @@ class Door:
         Raises:
             OSError: nobody listens there, nobody accepts within 2 s, or the listener is closed.
         """
+        if listener.fileno() < 0:
+            raise OSError(errno.EBADF, "the sandbox is ending")
         loop = asyncio.get_running_loop()
-        sock = await loop.run_in_executor(self._thread, self._make, listener)
+        # Asked for here and not in the thread: meanwhile the listener's number could become another sandbox's.
+        namespace = fcntl.ioctl(listener, _SIOCGSKNS)
+        sock = await loop.run_in_executor(self._thread, self._make, namespace)
         try:
             async with asyncio.timeout(_SECONDS):
                 await loop.sock_connect(sock, ("127.0.0.1", port))
@@ -45,8 +50,7 @@ class Door:
         self._thread.shutdown()
         os.close(self._own)
 
-    def _make(self, listener: socket.socket) -> socket.socket:
-        namespace = fcntl.ioctl(listener, _SIOCGSKNS)
+    def _make(self, namespace: int) -> socket.socket:
         try:
             setns(namespace, CLONE_NEWNET)
             sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

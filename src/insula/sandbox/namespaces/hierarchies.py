@@ -130,18 +130,20 @@ def remove_folder(folder: Path) -> None:
         OSError: something is still there after 10 s.
     """
     deadline = time.monotonic() + _SWEEP_SECONDS
-    groups = [Path(path) for path, _, _ in os.walk(folder, topdown=False)]
-    for group in groups:
-        with contextlib.suppress(OSError):  # it has no freezer, or cgroup v2's, which holds back no SIGKILL
-            (group / FREEZE[1][0]).write_text(FREEZE[1][2])
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        while True:
-            try:
-                group.rmdir()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
+    while folder.exists():
+        try:
+            for path, _, _ in os.walk(folder, topdown=False):
+                _end_processes(Path(path))
+                Path(path).rmdir()
+        except OSError:  # a process takes its time to die; or a dying spawner's child has just made its group
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+def _end_processes(group: Path) -> None:
+    with contextlib.suppress(OSError):  # it has no freezer, or cgroup v2's, which holds back no SIGKILL
+        (group / FREEZE[1][0]).write_text(FREEZE[1][2])
+    for pid in (group / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)

@@ -155,6 +155,7 @@ class Spawner:
         self._outbox: collections.deque[_Outgoing] = collections.deque()
         self._exits: dict[str, asyncio.Future[Exit]] = {}
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._pidfd = -1
         self.alive = False
         self.namespaces: frozenset[str] = frozenset()
 
@@ -196,7 +197,7 @@ class Spawner:
             self._loop.add_reader(ours, self._on_control)
             self._send(message, [descriptor for descriptor, _, _ in config.hierarchies])
             await asyncio.wait_for(asyncio.shield(self._ready), _START_SECONDS)
-            self.namespaces = self._find_namespaces()
+            self._watch(self._find_pid())
         except (TimeoutError, SandboxError, OSError, IndexError) as error:
             await self.close()
             raise SandboxError(
@@ -223,12 +224,27 @@ class Spawner:
         layout: dict[str, list[str]] = json.loads(line)
         return layout
 
-    def _find_namespaces(self) -> frozenset[str]:
-        """Namespaces of the spawner itself, a grandchild of the process started here."""
+    def _find_pid(self) -> int:
+        """The spawner itself, a grandchild of the process started here."""
         pid = self._process.pid
         for _ in range(2):  # unshare, stage, spawner
             pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-        return read_namespaces(pid)
+        return pid
+
+    def _watch(self, pid: int) -> None:
+        """Hear of the spawner's end at once.
+
+        The control socket stays open in unshare(1), which waits until the last process in the namespaces is gone: that
+        may be one that is frozen under cgroup v1, and dies only once it is thawed.
+        """
+        self._pidfd = os.pidfd_open(pid)
+        self.namespaces = read_namespaces(pid)
+        self._loop.add_reader(self._pidfd, self._on_end)
+
+    def _on_end(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._on_control()  # its last words
+        self._end()
 
     async def close(self) -> None:
         """End the spawner and with it every environment of its runtime; wait until all are gone."""
@@ -236,6 +252,10 @@ class Spawner:
         self._loop.remove_reader(self._control)
         self._loop.remove_writer(self._control)
         self._control.close()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
         await asyncio.to_thread(self._process.wait)
@@ -326,7 +346,8 @@ class Spawner:
             if message.owned is not None:
                 os.close(message.owned)
             self._outbox.popleft()
-        self._loop.remove_writer(self._control)
+        if self._control.fileno() >= 0:
+            self._loop.remove_writer(self._control)
 
     def _on_control(self) -> None:
         while True:
@@ -337,15 +358,18 @@ class Spawner:
             except OSError:
                 data = b""
             if not data:
-                self._loop.remove_reader(self._control)
-                if self.alive:
-                    self.alive = False
-                    self._on_lost(self)
-                    self._lose()
-                elif not self._ready.done():
-                    self._ready.set_exception(SandboxError("the spawner ended"))
+                self._end()
                 return
             self._handle(json.loads(data))
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._control)
+        if self.alive:
+            self.alive = False
+            self._on_lost(self)
+            self._lose()
+        elif not self._ready.done():
+            self._ready.set_exception(SandboxError("the spawner ended"))
 
     def _handle(self, message: dict[str, Any]) -> None:
         if "ready" in message:
