@@ -1,7 +1,7 @@
-"""The code store: every zip once, verified, and unpacked once.
+"""The code store: every zip once, verified, and unpacked once. One holds packages, another one layers.
 
-``<root>/<sha256 in hex>/`` holds ``code.zip``, ``code/`` (mounted at /var/task) and ``artifact.json``. It is made
-under ``<root>/incoming/`` and appears by one rename, so whatever has a name is whole.
+``<root>/<sha256 in hex>/`` holds ``code.zip``, ``code/`` (mounted at /var/task, or /opt) and ``artifact.json``. It is
+made under ``<root>/incoming/`` and appears by one rename, so whatever has a name is whole.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A code package.
+    """A code package, or a layer's archive.
 
     Attributes:
         sha256: base64 of the zip's SHA-256, as in ``CodeSha256``.

@@ -30,6 +30,10 @@ def test_what_is_no_arn_of_a_layer_is_none(text: str) -> None:
     assert parse_layer_arn(text) is None
 
 
+def test_the_partition_may_be_left_out_as_the_service_model_says() -> None:
+    assert str(parse_layer_arn(ARN.replace("arn:aws:", "arn::"))) == ARN
+
+
 def test_a_layer_has_the_arn_of_each_of_its_versions() -> None:
     assert str(LayerArn("us-east-1", "111111111111", "tools").of(3)) == str(version().arn) == f"{ARN}:3"
 
