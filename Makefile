@@ -12,6 +12,7 @@ install: .venv/installed  ## make .venv with insula and the runtimes of this hos
 
 .venv/test-installed: .venv/installed
 	.venv/bin/python -m pip install --quiet --group test --group lint --group bench
+	scripts/install-node
 	touch $@
 
 demo: .venv/installed  ## install, run a tenant-isolated function as two tenants, show the isolation

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -195,3 +198,226 @@ def handler(event, context):
     drawing = function(source, tenancy=True)
     drawn = [drawing.invoke(tenant=f"tenant-{number}") for number in range(6)]
     assert all(len(set(column)) == 6 for column in zip(*drawn, strict=True))
+
+
+# Programs of functions, and Node.js: started by exec.
+
+# Every Debian has perl-base.
+PERL = r"""#!/usr/bin/perl
+use strict;
+use IO::Socket::INET;
+sub call {
+    my ($method, $path, $body) = @_;
+    my $socket = IO::Socket::INET->new($ENV{AWS_LAMBDA_RUNTIME_API}) or die;
+    print $socket "$method /2018-06-01/runtime/invocation/$path HTTP/1.1\r\nHost: api\r\n";
+    print $socket "Content-Length: " . length($body) . "\r\n\r\n$body";
+    my ($head, $answer) = ("", "");
+    while ($head !~ /\r\n\r\n/) { $head .= <$socket> }
+    my ($length) = $head =~ /content-length: *(\d+)/i;
+    read($socket, $answer, $length);
+    return ($head, $answer);
+}
+my $count = 0;
+print "begun\n";
+$| = 1;
+while (1) {
+    my ($head, $event) = call("GET", "next", "");
+    my ($id) = $head =~ /request-id: *(\S+)/i;
+    my ($tenant) = $head =~ /tenant-id: *(\S+)/i;
+    $count++;
+    exit 9 if $event eq '"exit"';
+    call("POST", "$id/error", '{"errorType": "Odd", "errorMessage": "mine"}'), next if $event eq '"fail"';
+    my $rest = qq("uid": $<, "count": $count, "names": ") . join(" ", sort keys %ENV) . '"';
+    call("POST", "$id/response", qq({"event": $event, "tenant": "$tenant", $rest}));
+}
+"""
+
+
+def executables(files: dict[str, str]) -> bytes:
+    """A package whose files can all be executed, as zip(1) packs them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as package:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.external_attr = 3, 0o100755 << 16
+            package.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def deploy_program(function: Callable[..., Function], files: dict[str, str], **options: Any) -> Function:
+    """A function that brings its own program."""
+    made = function({"placeholder": ""}, **{"Runtime": "provided.al2023", **options})
+    made.client.update_function_code(FunctionName=made.name, ZipFile=executables(files))
+    made.client.get_waiter("function_updated_v2").wait(FunctionName=made.name, WaiterConfig={"Delay": 0})
+    return made
+
+
+@pytest.mark.parametrize("runtime", ["provided.al2", "provided.al2023"])
+def test_a_function_brings_its_own_program(function: Callable[..., Function], runtime: str) -> None:
+    made = deploy_program(function, {"bootstrap": PERL}, Runtime=runtime, tenancy=True)
+    first, second = made.invoke({"a": 1}, tenant="blue"), made.invoke([2], tenant="blue")
+    assert (first["event"], first["tenant"], first["uid"], first["count"]) == ({"a": 1}, "blue", 993, 1)
+    assert (second["event"], second["count"]) == ([2], 2)
+    assert made.invoke(3, tenant="green")["count"] == 1
+    names = set(first["names"].split())
+    assert {"_HANDLER", "LAMBDA_TASK_ROOT", "AWS_LAMBDA_RUNTIME_API", "PATH", "LANG", "TZ"} <= names
+    assert not names & {"AWS_EXECUTION_ENV", "PYTHONPATH", "NODE_PATH"}
+
+
+def test_a_program_fails_as_any_runtime_does(function: Callable[..., Function]) -> None:
+    made = deploy_program(function, {"bootstrap": PERL})
+    assert made.fail("fail") == {"errorType": "Odd", "errorMessage": "mine"}
+    assert made.invoke(1)["count"] == 2
+    assert made.fail("exit")["errorMessage"].endswith("Runtime exited with error: exit status 9")
+    assert made.invoke(1)["count"] == 1
+
+
+unreported = pytest.mark.xfail(strict=True, reason="dispatch does not report Exit.entrypoint yet")
+
+
+@unreported
+def test_a_program_without_its_executable_bit_is_not_started(function: Callable[..., Function]) -> None:
+    failed = function({"bootstrap": PERL}, Runtime="provided.al2023").fail()
+    assert failed["errorType"] == "Runtime.InvalidEntrypoint"
+    assert failed["errorMessage"].endswith("Error: fork/exec /var/task/bootstrap: permission denied")
+
+
+@unreported
+def test_a_package_without_a_program_says_where_it_was_looked_for(function: Callable[..., Function]) -> None:
+    failed = function("", Runtime="provided.al2023").fail()
+    assert failed["errorType"] == "Runtime.InvalidEntrypoint"
+    places = "[/var/task/bootstrap /opt/bootstrap]"
+    assert failed["errorMessage"].endswith(f"Error: Couldn't find valid bootstrap(s): {places}")
+
+
+def test_a_wrapper_of_the_function_starts_python(function: Callable[..., Function]) -> None:
+    source = "import os\ndef handler(event, context):\n    return [os.environ['SEEN'], os.getpid(), event]\n"
+    wrapper = '#!/bin/sh\nexport SEEN=yes\nexec "$@"\n'
+    variables = {"AWS_LAMBDA_EXEC_WRAPPER": "/var/task/wrapper"}
+    made = deploy_program(
+        function, {"app.py": source, "wrapper": wrapper}, Runtime=RUNTIME, Environment={"Variables": variables}
+    )
+    assert made.invoke(1) == ["yes", 2, 1]
+
+
+NODE = """
+const start = Date.now();
+let count = 0;
+console.log("begun");
+exports.handler = async (event, context) => {
+  count += 1;
+  console.log("event", JSON.stringify(event));
+  if (event === "throw") throw new TypeError("odd");
+  if (event === "exit") process.exit(7);
+  if (event === "hog") { const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1)); }
+  if (event === "hang") return new Promise(() => setInterval(() => {}, 1000));
+  const left = context.getRemainingTimeInMillis();
+  return { event, count, tenant: context.tenantId, version: process.version, pid: process.pid, uid: process.getuid(),
+    arn: context.invokedFunctionArn, id: context.awsRequestId, left: 0 < left && left <= 9000,
+    path: process.env.NODE_PATH, environment: process.env.AWS_EXECUTION_ENV };
+};
+"""
+
+
+@pytest.fixture(params=NODES or [""])
+def node(request: pytest.FixtureRequest) -> str:
+    """Each Node.js runtime of this host."""
+    assert request.param, "scripts/install installs Node.js"
+    return str(request.param)
+
+
+def test_node_runs_functions(function: Callable[..., Function], node: str) -> None:
+    made = function({"app.js": NODE}, Runtime=node, tenancy=True, Timeout=9)
+    shown = made.invoke({"a": "ü€\U0001f600"}, tenant="blue")
+    number = node.removeprefix("nodejs").removesuffix(".x")
+    assert (shown["event"], shown["count"], shown["tenant"]) == ({"a": "ü€\U0001f600"}, 1, "blue")
+    assert (shown["pid"], shown["uid"], shown["left"]) == (2, 993, True)
+    assert shown["version"].startswith(f"v{number}.")
+    assert shown["arn"].endswith(f":function:{made.name}")
+    assert shown["environment"] == f"AWS_Lambda_{node}"
+    assert shown["path"].startswith(f"/opt/nodejs/node{number}/node_modules:/opt/nodejs/node_modules:")
+    assert [made.invoke(n, tenant="blue")["count"] for n in range(2, 5)] == [2, 3, 4]
+    assert made.invoke(1, tenant="green")["count"] == 1
+
+
+def test_node_fails_as_on_aws(function: Callable[..., Function], node: str) -> None:
+    made = function({"app.js": NODE}, Runtime=node, Timeout=2)
+    failed = made.fail("throw")
+    assert (failed["errorType"], failed["errorMessage"]) == ("TypeError", "odd")
+    assert failed["trace"][0] == "TypeError: odd"
+    assert made.invoke(1)["count"] == 2  # it lived on
+    assert made.fail("exit")["errorMessage"].endswith("Runtime exited with error: exit status 7")
+    assert made.fail("hang")["errorMessage"].endswith("Task timed out after 2.00 seconds")
+    assert made.invoke(1)["count"] == 1
+
+
+def test_node_without_memory_is_told_as_that(function: Callable[..., Function], node: str) -> None:
+    made = function({"app.js": NODE}, Runtime=node, Timeout=30, MemorySize=128)
+    assert made.fail("hog")["errorType"] == "Runtime.OutOfMemory"
+
+
+@pytest.mark.parametrize(
+    ("files", "handler", "error"),
+    [
+        ({"other.js": ""}, "app.handler", "Runtime.ImportModuleError"),
+        ({"app.js": "exports.x = 1"}, "app.handler", "Runtime.HandlerNotFound"),
+        ({"app.js": "exports.handler ="}, "app.handler", "Runtime.UserCodeSyntaxError"),
+        ({"app.js": "throw new RangeError('x')"}, "app.handler", "RangeError"),
+        ({"app.js": ""}, "app", "Runtime.MalformedHandlerName"),
+    ],
+)
+def test_a_node_function_that_cannot_be_loaded_says_why(
+    function: Callable[..., Function], node: str, files: dict[str, str], handler: str, error: str
+) -> None:
+    assert function(files, Runtime=node, Handler=handler).fail()["errorType"] == error
+
+
+def test_node_loads_modules_of_both_kinds_and_large_events_pass(function: Callable[..., Function], node: str) -> None:
+    source = "import { twice } from './lib/twice.mjs';\nexport const handler = async (event) => twice(event);\n"
+    files = {"app.mjs": source, "lib/twice.mjs": "export const twice = (text) => text + text;\n"}
+    made = function(files, Runtime=node, MemorySize=512, Timeout=9)
+    text = "ü" * 600_000
+    assert made.invoke(text) == text + text
+
+
+def test_node_answers_with_no_more_than_the_limit(function: Callable[..., Function], node: str) -> None:
+    source = "exports.handler = async (n) => 'x'.repeat(n);\n"
+    made = function({"app.js": source}, Runtime=node, MemorySize=512, Timeout=9)
+    assert made.fail(7 << 20)["errorType"] == "Function.ResponseSizeTooLarge"
+    assert made.invoke(3) == "xxx"
+
+
+def test_node_works_beyond_the_language(function: Callable[..., Function], node: str) -> None:
+    source = """
+const { execFileSync } = require("node:child_process");
+const { Worker } = require("node:worker_threads");
+const fs = require("node:fs");
+const net = require("node:net");
+exports.handler = async () => {
+  fs.writeFileSync("/tmp/x", "42");
+  const worked = await new Promise((resolve, reject) => {
+    const worker = new Worker("require('node:worker_threads').parentPort.postMessage(6 * 7)", { eval: true });
+    worker.on("message", resolve).on("error", reject);
+  });
+  const heard = await new Promise((resolve) => {
+    const server = net.createServer((socket) => socket.end("42")).listen(0, "127.0.0.1", () => {
+      net.connect(server.address().port, "127.0.0.1").on("data", (data) => resolve(data.toString()));
+    });
+  });
+  const child = execFileSync("/bin/sh", ["-c", "echo $((6*7))"]).toString().trim();
+  return { child, file: fs.readFileSync("/tmp/x", "utf8"), worked, heard,
+    random: require("node:crypto").randomBytes(8).length, zone: new Date().getTimezoneOffset(),
+    fetch: typeof fetch, hash: require("node:crypto").createHash("sha256").update("x").digest("hex").length };
+};
+"""
+    made = function({"app.js": source}, Runtime=node, MemorySize=512, Timeout=20)
+    assert made.invoke() == {
+        "child": "42",
+        "file": "42",
+        "worked": 42,
+        "heard": "42",
+        "random": 8,
+        "zone": 0,
+        "fetch": "function",
+        "hash": 64,
+    }

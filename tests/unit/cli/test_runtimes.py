@@ -29,6 +29,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with one interpreter, 3.11, that Insula runs on."""
     own = add_python(tmp_path / "own", "3.11")
     monkeypatch.setattr(sys, "executable", str(own))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "own"))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     monkeypatch.setenv("PATH", str(tmp_path / "path/bin"))
     monkeypatch.setenv("NVM_DIR", str(tmp_path / "nvm"))
@@ -117,7 +118,7 @@ def test_an_interpreter_of_the_system_keeps_its_place_and_others_are_at_var_lang
 
 
 def test_without_npm_node_is_not_installed_and_the_package_is_named(host: Path, tmp_path: Path) -> None:
-    node = Interpreter("nodejs20.x", Path("/usr/bin/node"), Path("/usr"))
+    node = Interpreter("nodejs20.x", host / "n/bin/node", host / "n")
     with pytest.raises(RuntimeMissingError, match=r"npm is missing \(apt-get install npm\)"):
         installation.install(node, tmp_path / "runtimes")
     assert not list((tmp_path / "runtimes").iterdir())
