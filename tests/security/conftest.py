@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,26 @@ from typing import Any
 import pytest
 
 from tests.conftest import Function
-from tests.server import ROLE, RUNTIME, Server, zip_of
+from tests.server import ROLE, RUNTIME, Server
 
 _CODE = Path(__file__).parent / "attacks"
 _numbers = itertools.count(1)
 
 
+# As a wrapper it makes the runtime start by exec, as those of other languages do.
+_WRAPPER = '#!/bin/sh\nexec "$@"\n'
+
+
 def attack_package() -> bytes:
     """The attacks as a deployment package."""
-    return zip_of({f"attacks/{path.name}": path.read_bytes() for path in sorted(_CODE.glob("*.py"))})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as package:
+        for path in sorted(_CODE.glob("*.py")):
+            package.writestr(f"attacks/{path.name}", path.read_bytes())
+        wrapper = zipfile.ZipInfo("wrapper")
+        wrapper.create_system, wrapper.external_attr = 3, 0o100755 << 16
+        package.writestr(wrapper, _WRAPPER)
+    return buffer.getvalue()
 
 
 class Tenant:
@@ -28,10 +41,12 @@ class Tenant:
 
     Attributes:
         id: tenant id.
+        function: name of the function.
     """
 
     def __init__(self, function: Function, id: str) -> None:  # noqa: A002
         self._function = function
+        self.function = function.name
         self.id = id
 
     def run(self, attack: str, **arguments: Any) -> Any:
@@ -66,11 +81,22 @@ class Held:
         return self.head + self.tail
 
 
+FORKED, EXECUTED = "forked", "executed"
+
+
+@pytest.fixture(scope="session", params=[FORKED, pytest.param(EXECUTED, marks=pytest.mark.slow)])
+def start(request: pytest.FixtureRequest) -> str:
+    """How environments of the arena start."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def arena(server: Server, client: Any) -> Iterator[Function]:
+def arena(server: Server, client: Any, start: str) -> Iterator[Function]:
     """The function; one processor's worth of memory, 15 s."""
+    name = f"arena-{start}"
+    variables = {"OWN": "variable", **({"AWS_LAMBDA_EXEC_WRAPPER": "/var/task/wrapper"} if start == EXECUTED else {})}
     client.create_function(
-        FunctionName="arena",
+        FunctionName=name,
         Code={"ZipFile": attack_package()},
         Runtime=RUNTIME,
         Role=ROLE,
@@ -78,11 +104,11 @@ def arena(server: Server, client: Any) -> Iterator[Function]:
         MemorySize=1769,
         Timeout=15,
         TenancyConfig={"TenantIsolationMode": "PER_TENANT"},
-        Environment={"Variables": {"OWN": "variable"}},
+        Environment={"Variables": variables},
     )
-    client.get_waiter("function_active_v2").wait(FunctionName="arena")
-    yield Function(client, "arena")
-    client.delete_function(FunctionName="arena")
+    client.get_waiter("function_active_v2").wait(FunctionName=name)
+    yield Function(client, name)
+    client.delete_function(FunctionName=name)
 
 
 @pytest.fixture

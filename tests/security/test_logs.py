@@ -15,7 +15,7 @@ def _events(server: Server, tenant: Tenant, expected: str) -> list[LogEvent]:
     """Events of a tenant, once the expected text is among them."""
     events: list[LogEvent] = []
     for _ in range(200):
-        events = list(read_events(server.data_dir / "logs", "000000000000", "arena", tenant=tenant.id))
+        events = list(read_events(server.data_dir / "logs", "000000000000", tenant.function, tenant=tenant.id))
         if any(expected in event.message for event in events):
             return events
         tenant.run("processes.seen")
@@ -47,7 +47,7 @@ def test_a_line_without_newline_does_not_swallow_the_platforms_next(server: Serv
 def test_nothing_printed_reaches_a_terminal_as_an_escape(server: Server, green: Tenant) -> None:
     green.run("logs.forge")
     _events(server, green, "to standard error")
-    text = server.cli("logs", "arena", "--tenant", green.id).stdout
+    text = server.cli("logs", green.function, "--tenant", green.id).stdout
     assert "forged" in text
     assert not {c for c in text if not c.isprintable() and c not in "\t\n\u00a0"}
 
@@ -56,7 +56,7 @@ def test_no_printed_line_begins_a_line_of_the_output(server: Server, green: Tena
     """Each event's first line has its time; further lines of it are indented."""
     green.run("logs.forge")
     _events(server, green, "to standard error")
-    lines = server.cli("logs", "arena", "--tenant", green.id).stdout.split("\n")
+    lines = server.cli("logs", green.function, "--tenant", green.id).stdout.split("\n")
     assert all(line.startswith(("20", "    ")) for line in lines if line), lines
 
 
