@@ -313,8 +313,7 @@ def test_two_functions_may_share_one_package(function: Callable[..., Function]) 
 @pytest.mark.parametrize(
     ("operation", "arguments"),
     [
-        ("create_alias", {"Name": "live", "FunctionVersion": "1"}),
-        ("put_function_concurrency", {"ReservedConcurrentExecutions": 1}),
+        ("create_function_url_config", {"AuthType": "NONE"}),
         ("put_function_event_invoke_config", {"MaximumRetryAttempts": 0}),
         ("add_permission", {"StatementId": "s", "Action": "lambda:InvokeFunction", "Principal": "*"}),
     ],
@@ -331,7 +330,6 @@ def test_operations_that_are_not_built_say_so(
 @pytest.mark.parametrize(
     "setting",
     [
-        {"Layers": ["arn:aws:lambda:us-east-1:000000000000:layer:x:1"]},
         {"VpcConfig": {"SubnetIds": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}},
         {"DeadLetterConfig": {"TargetArn": "arn:aws:sqs:us-east-1:000000000000:q"}},
         {"TracingConfig": {"Mode": "Active"}},
