@@ -17,17 +17,15 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import uvicorn
 
 from insula import __version__
 from insula.artifacts.code import CodeStore
 from insula.dispatch.dispatcher import Dispatcher
 from insula.dispatch.quotas import Quotas
-from insula.front import FrontProtocol
+from insula.front.limits import Limits
+from insula.front.server import Front
 from insula.lambda_api.activation import Activation
 from insula.lambda_api.app import LambdaApi
 from insula.lambda_api.context import Services
@@ -168,40 +166,17 @@ async def _collect_once(catalog: Catalog, code: CodeStore, layers: CodeStore, ru
 
 
 async def _serve_http(app: LambdaApi, settings: Settings, sock: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        http=FrontProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=int(_GRACE_SECONDS),
-        timeout_keep_alive=75,
-        backlog=2048,
-    )
-    server = _Server(config)
+    # Connections take no more than half of the descriptors: environments need some, too.
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = Limits(connections=min(Limits().connections, descriptors // 2))
+    front = Front(app, limits, grace=_GRACE_SECONDS)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, front.stop)
     endpoint = f"http://{_url_host(settings.host)}:{sock.getsockname()[1]}"
     _write_endpoint(settings, endpoint)
     logger.info("Insula %s serves AWS Lambda's API at %s (isolation: %s)", __version__, endpoint, settings.isolation)
-    await server.serve(sockets=[sock])
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn's server, with signals left to us: uvicorn would raise them again after its own shutdown."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def stop(self) -> None:
-        """Stop accepting, and let requests in flight finish; the second call stops at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+    await front.serve(sock)
 
 
 def _write_endpoint(settings: Settings, endpoint: str) -> None:

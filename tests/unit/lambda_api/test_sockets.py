@@ -1,7 +1,8 @@
-"""The application behind uvicorn, over real sockets, with boto3 unchanged."""
+"""The application behind the HTTP front, over real sockets, with boto3 unchanged."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from typing import Any
 
 import boto3
 import pytest
-import uvicorn
+import uvloop
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from insula.front.limits import Limits
+from insula.front.server import Front
 from insula.lambda_api.service import Service
 from tests.unit.lambda_api.api_harness import CREDENTIAL, REGION, Harness, settings
 
@@ -22,16 +25,37 @@ from tests.unit.lambda_api.api_harness import CREDENTIAL, REGION, Harness, setti
 def endpoint(service: Service, tmp_path: Path) -> Iterator[str]:
     harness = Harness(service, tmp_path)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(harness.app, lifespan="off", ws="none", log_level="error", loop="uvloop", http="httptools")
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    listener.setblocking(False)
+    serving = _Serving(harness, listener)
+    thread = threading.Thread(target=serving.run)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
+    serving.stop()
     thread.join()
     listener.close()
     harness.close()
+
+
+class _Serving:
+    """The front in a thread of its own."""
+
+    def __init__(self, harness: Harness, listener: socket.socket) -> None:
+        self._harness = harness
+        self._listener = listener
+        self._ready = threading.Event()
+
+    def run(self) -> None:
+        uvloop.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._front = Front(self._harness.app, Limits(), grace=5.0)
+        self._ready.set()
+        await self._front.serve(self._listener)
+
+    def stop(self) -> None:
+        self._ready.wait()
+        self._loop.call_soon_threadsafe(self._front.stop)
 
 
 @pytest.fixture
