@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from insula.sandbox.process.driver import ProcessDriver
 from insula.sandbox.runtimes import default_folder, load_runtimes
 
 NAMESPACES, CGROUP_V1, NONE = "namespaces", "cgroup v1", "none"
-_PATIENCE = 30
+_PATIENCE = 60
 
 
 class Rig:
@@ -148,3 +149,17 @@ async def until(check: object) -> None:
     async with asyncio.timeout(_PATIENCE):
         while not check():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.005)
+
+
+async def _freeze_one(folder: Path, kind: str) -> None:
+    rig = Rig(folder, kind, pytest.MonkeyPatch())
+    async with rig.run():
+        sandbox = await rig.make({"bootstrap": "#!/bin/sh\nwhile :; do echo tick; sleep 0.01; done\n"})
+        await Log(sandbox).line()
+        sandbox.freeze()
+        print(sandbox.pid, flush=True)  # type: ignore[attr-defined]
+        await asyncio.sleep(3600)
+
+
+if __name__ == "__main__":  # a server's part: it is to be killed while it has a frozen sandbox
+    asyncio.run(_freeze_one(Path(sys.argv[1]), sys.argv[2]))

@@ -421,3 +421,20 @@ exports.handler = async () => {
         "fetch": "function",
         "hash": 64,
     }
+
+
+def test_tmp_is_kept_between_invocations_and_gone_with_the_environment(function: Callable[..., Function]) -> None:
+    source = """
+import os
+def handler(event, context):
+    if event == "exit":
+        os._exit(1)
+    with open("/tmp/kept", "a+") as file:
+        file.write(str(event))
+        file.seek(0)
+        return file.read()
+"""
+    made = function(source)
+    assert [made.invoke(1), made.invoke(2)] == ["1", "12"]
+    made.fail("exit")
+    assert made.invoke(3) == "3"

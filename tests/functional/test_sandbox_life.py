@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from insula.dispatch.variables import runtime_variables
 from insula.sandbox.driver import SandboxError
+from insula.sandbox.extensions import external_extensions
 from insula.sandbox.namespaces.hierarchies import find_hierarchies, make_folder, remove_folder
+from insula.sandbox.runtimes import default_folder, load_runtimes
 from tests.functional.sandboxes import CGROUP_V1, NAMESPACES, NONE, Log, Rig, ended, until
 from tests.server import RUNTIME
+from tests.simulation.fakes import FUNCTION
 
 TICK = "#!/bin/sh\nwhile :; do echo tick; sleep 0.01; done\n"
 WAIT = "#!/bin/sh\necho ready\nexec sleep 1000\n"
@@ -466,3 +471,98 @@ def test_a_sweep_removes_what_was_left_frozen(rig: Rig, kind: str) -> None:
                 with contextlib.suppress(OSError):
                     remove_folder(folder)
     assert not any(folder.exists() for folder in folders)
+
+
+@walled
+def test_a_server_that_is_killed_leaves_nothing_frozen_behind_the_next_start(
+    rig: Rig, play: Callable[[Use], None], kind: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.functional.sandboxes", str(tmp_path), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        server.kill()
+
+    async def use(rig: Rig) -> None:
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+        assert rig.group is not None
+        assert not [path for path in Path("/sys/fs/cgroup").glob(f"**/{rig.group}/*/cgroup.procs") if path.read_text()]
+
+    play(use)
+
+
+@pytest.mark.parametrize("kind", [NAMESPACES])
+def test_a_server_that_is_killed_ends_what_cgroup_v2_froze_at_once(rig: Rig, kind: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.functional.sandboxes", str(tmp_path), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pid = int(server.stdout.readline())
+        server.kill()
+    asyncio.run(until(lambda: not Path(f"/proc/{pid}").exists()))
+
+
+# What lies in /opt, and names.
+
+OPT = """#!/bin/sh
+tool
+echo $(cat /opt/which) $(ls /opt/extensions /opt/lib | tr '\\n' ' ')
+grep -c 'sandbox sandbox.localdomain' /etc/hosts
+touch /opt/x 2>/dev/null || echo read-only
+"""
+
+
+@walled
+def test_layers_offer_programs_and_the_later_one_wins(play: Callable[[Use], None]) -> None:
+    async def use(rig: Rig) -> None:
+        lower = {"bin/tool": "#!/bin/sh\necho lower\n", "which": "lower", "extensions/a": "", "lib/l.so": ""}
+        upper = {"bin/tool": "#!/bin/sh\necho upper\n", "which": "upper", "extensions/b": ""}
+        sandbox = await rig.make(
+            {"bootstrap": OPT}, layers=(lower, upper), PATH=runtime_variables(FUNCTION, "s")["PATH"]
+        )
+        await ended(sandbox)
+        shown = (await Log(sandbox).rest()).split("\n")
+        assert shown == ["upper", "upper /opt/extensions: a b /opt/lib: l.so", "1", "read-only", ""]
+
+    play(use)
+
+
+@walled
+def test_python_finds_modules_of_layers(play: Callable[[Use], None]) -> None:
+    async def use(rig: Rig) -> None:
+        packages = f"python/lib/{RUNTIME}/site-packages"
+        layer = {f"{packages}/one.py": "WHO = 1", "python/one.py": "WHO = 2", "python/two.py": "WHO = 2"}
+        code = "import one, two\nprint(one.WHO, two.WHO, flush=True)\n"
+        sandbox = await rig.make({"app.py": code}, layers=(layer,), runtime=RUNTIME)
+        assert await Log(sandbox).line() == "1 2"
+
+    play(use)
+
+
+@walled
+@pytest.mark.parametrize("runtime", [name for name in load_runtimes(default_folder()) if name.startswith("nodejs")])
+def test_node_finds_modules_of_layers(play: Callable[[Use], None], runtime: str) -> None:
+    async def use(rig: Rig) -> None:
+        version = runtime.removeprefix("nodejs").removesuffix(".x")
+        own, common = f"nodejs/node{version}/node_modules", "nodejs/node_modules"
+        layer = {
+            f"{own}/one.js": "exports.x = 1",
+            f"{common}/one.js": "exports.x = 2",
+            f"{common}/two.js": "exports.x = 2",
+        }
+        variables = runtime_variables(replace(FUNCTION, runtime=runtime), "s")
+        code = "process.stdout.write(`${require('one').x} ${require('two').x}\\n`)\nexports.handler = async () => 1\n"
+        sandbox = await rig.make({"app.js": code}, layers=(layer,), runtime=runtime, NODE_PATH=variables["NODE_PATH"])
+        assert (await Log(sandbox).line()).endswith("1 2")
+
+    play(use)
+
+
+def test_external_extensions_are_the_executable_files_of_all_layers(tmp_path: Path) -> None:
+    layers = []
+    for number, files in enumerate([{"b": 0o755, "gone": 0o755, "text": 0o644}, {"a": 0o755, "gone": 0o644}, {}]):
+        layers.append(tmp_path / str(number))
+        (layers[-1] / "extensions" / "folder").mkdir(parents=True)
+        for name, mode in files.items():
+            (layers[-1] / "extensions" / name).touch(mode)
+        (layers[-1] / "extensions" / "link").symlink_to("/bin/sh")
+    assert external_extensions((*layers, tmp_path / "nothing")) == ("a", "b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,9 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.functional.sandboxes import NAMESPACES, Log, Rig, ended
 from tests.server import ROLE, RUNTIME, Server, zip_of
 
 _PATIENCE = 300  # seconds: the processor is emulated
+_TICK = "#!/bin/sh\ntrap 'exit 4' TERM\nwhile :; do echo tick; sleep 0.1; done\n"
+_EXTENSION = "#!/bin/sh\necho extension\nexec sleep 10000\n"
+_HOG = "#!/bin/sh\nx=xxxxxxxx; while :; do x=$x$x; done\n"
 _SOURCE = """
 import os, time
 seen = []
@@ -74,6 +81,7 @@ def main() -> None:
     error = invoke(client, {"allocate": 3000}, "blue")
     check("memory is limited at once", error.get("errorType") == "Runtime.OutOfMemory", error)
     check("others notice nothing", "seen" in invoke(client, {}, "green"))
+    asyncio.run(check_sandboxes(Path("/tmp/rig")))
     check("the server stops", server.stop() == 0)
     check("no group is left", not list(Path("/sys/fs/cgroup").glob("insula-*")))
     server.start(_PATIENCE)
@@ -85,6 +93,37 @@ def main() -> None:
     server.stop()
     check("and the next start sweeps the groups", not list(Path("/sys/fs/cgroup").glob("insula-*")))
     print("ALL PASSED", flush=True)
+
+
+async def check_sandboxes(folder: Path) -> None:
+    """Freezing, extensions and programs of functions, by the driver itself."""
+    async with Rig(folder, NAMESPACES, pytest.MonkeyPatch()).run() as rig:
+        sandbox = await rig.make({"bootstrap": _TICK}, layers=({"extensions/a": _EXTENSION},), extensions=("a",))
+        log = Log(sandbox)
+        check("an extension starts first", await log.line() == "extension")
+        sandbox.start_runtime()
+        check("a program is a runtime", await log.line() == "tick")
+        sandbox.freeze()
+        await asyncio.sleep(2)
+        log.drain()
+        await asyncio.sleep(2)
+        check("what is frozen makes no progress", log.drain() is None)
+        sandbox.thaw()
+        check("what is thawed goes on", "tick" in await log.line())
+        sandbox.terminate()
+        check("a runtime is asked to end", await ended(sandbox) == (4, None))
+        sandbox = await rig.make({"bootstrap": _TICK})
+        await Log(sandbox).line()
+        sandbox.freeze()
+        sandbox.kill()
+        check("what is frozen can be killed", await ended(sandbox) == (None, 9))
+        how = await (await rig.make({"bootstrap": _HOG}, memory=128)).wait()
+        check("a program's lack of memory is told", how.out_of_memory, how)
+        sandbox = await rig.make({"bootstrap": _TICK}, layers=({"extensions/a": _HOG},), memory=128, extensions=("a",))
+        check("an extension's lack of memory is told", (await sandbox.wait()).out_of_memory)
+        how = await (await rig.make({"x": ""})).wait()
+        check("a missing program is told", str(how.entrypoint).startswith("Couldn't find valid bootstrap(s)"), how)
+    check("no group of the driver is left", not list(Path("/sys/fs/cgroup").glob(str(rig.group))))
 
 
 def _processes_of_insula() -> list[bytes]:

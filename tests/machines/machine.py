@@ -123,7 +123,9 @@ def _copy(root: Path, *sources: Path | str) -> None:
     for source in map(Path, sources):
         target = root / str(source).lstrip("/")
         if source.is_dir():
-            ignore = shutil.ignore_patterns("test", "__pycache__", "*.a", "idlelib", "ensurepip", "config-3*")
+            ignore = shutil.ignore_patterns(
+                "test", "__pycache__", "*.a", "idlelib", "ensurepip", "config-3*", "nodejs*"
+            )
             shutil.copytree(source, target, symlinks=True, ignore=ignore, dirs_exist_ok=True)
         elif not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
