@@ -146,7 +146,6 @@ def _serve(options: argparse.Namespace) -> None:
     import uvloop  # noqa: PLC0415 - only the server needs it
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     settings = Settings(
         data_dir=options.data_dir,
         host=options.host,
