@@ -10,7 +10,7 @@ import pytest
 
 from insula.sandbox.driver import IsolationError
 from insula.sandbox.namespaces import verify as module
-from insula.sandbox.namespaces.verify import verify
+from insula.sandbox.namespaces.verify import verify, verify_member
 
 _GROUP = "a" * 32
 _NONE = "0000000000000000"
@@ -154,6 +154,19 @@ def test_another_cgroup_is_refused(process: Process, cgroup: str) -> None:
     process.cgroup = cgroup
     with pytest.raises(IsolationError, match="cgroup"):
         process.check()
+
+
+def test_a_member_of_a_sandbox_passes_and_each_wrong_fact_is_refused(process: Process) -> None:
+    facts: dict[str, Any] = {"uid": 7, "group": _GROUP, "hierarchies": 3}
+    verify_member(500, **facts)
+    for wrong in ({"uid": 8}, {"group": "b" * 32}, {"hierarchies": 4}):
+        with pytest.raises(IsolationError):
+            verify_member(500, **{**facts, **wrong})
+    with pytest.raises(IsolationError, match="vanished"):
+        verify_member(501, **facts)
+    process.status["Seccomp"] = "0"
+    with pytest.raises(IsolationError, match="Seccomp"):
+        verify_member(500, **facts)
 
 
 def test_a_process_that_is_gone_is_refused() -> None:

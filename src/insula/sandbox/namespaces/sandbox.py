@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import signal
 import socket
 import time
@@ -175,7 +176,7 @@ class NamespaceSandbox:
         self._loop.call_later(_EXTENSION_SECONDS, self._tell_extension, name)
 
     def _tell_extension(self, name: str) -> None:
-        if not self._ending:
+        if not self._ending and _is_alive(self.pid):
             self.on_extension_exit(name)
 
     def _close_extension(self, name: str) -> None:
@@ -199,6 +200,19 @@ class NamespaceSandbox:
 
 _FREEZE = {version: texts[1].encode() for version, texts in FREEZE.items()}
 _THAW = {version: texts[2].encode() for version, texts in FREEZE.items()}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(process)
 
 
 def _ignore(_: str) -> None:
