@@ -210,6 +210,7 @@ class Spawner:
         runtime, own = self.runtime, own_python()
         python, prefix = (runtime.interpreter, runtime.prefix) if runtime.is_python else (own.path, own.prefix)
         return {
+            "name": runtime.name,
             "runtime": None if runtime.folder is None else str(runtime.folder),
             "language": None if runtime.prefix is None else str(runtime.prefix),
             "python": str(python),

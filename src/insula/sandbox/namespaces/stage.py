@@ -1,9 +1,9 @@
 """The stage: pid 1 of a spawner's namespaces. It builds their read-only root, starts the spawner there and reaps.
 
 Started by the host side inside new mount, pid, net, ipc and uts namespaces. Reads one JSON object from its command
-line: ``runtime`` (folder with AWS's client, or null), ``language`` (installation of the runtime's interpreter, or
-null), ``prefix`` and ``python`` of the Python that runs the spawner, ``code`` and ``layers`` (folders of unpacked
-code).
+line: ``name`` of the runtime, ``runtime`` (folder with AWS's client, or null), ``language`` (installation of the
+runtime's interpreter, or null), ``prefix`` and ``python`` of the Python that runs the spawner, ``code`` and ``layers``
+(folders of unpacked code).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from insula.sandbox.namespaces.guest import __file__ as _guest_file
 from insula.sandbox.namespaces.guest.syscalls import (
@@ -50,7 +50,7 @@ _HOST_TREES = (
 _HOST_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/mime.types")
 _FOLDERS = ("dev", "etc", "opt", "proc", "run", "tmp", "usr", "var/lang", "var/runtime", "var/task")
 _PRIVATE_FOLDERS = ("code", "empty", "insula", "layers", "python", "root")
-_Config = Mapping[str, str | None]
+_Config = Mapping[str, Any]
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/sbin/nologin\n"
     "sbx_user1051:x:993:993::/home/sbx_user1051:/sbin/nologin\n"
@@ -85,9 +85,9 @@ def build_root(root: Path, config: _Config) -> dict[str, list[str]]:
     trees = _bind_host(root, config)
     hidden = _hide_packages(root)
     if _python_home(config) == "/run/python":  # no environment sees it: overlays do not reach into mounts
-        _bind(Path(str(config["prefix"])), root / "run/python")
-    _bind(Path(str(config["code"])), root / "run/code")
-    _bind(Path(str(config["layers"])), root / "run/layers")
+        _bind(Path(config["prefix"]), root / "run/python")
+    _bind(Path(config["code"]), root / "run/code")
+    _bind(Path(config["layers"]), root / "run/layers")
     _bind(Path(_guest_file).parent, root / "run/insula/guest")
     program = init_program()
     if program is not None:
@@ -102,7 +102,9 @@ def build_root(root: Path, config: _Config) -> dict[str, list[str]]:
 
 def _bind_host(root: Path, config: _Config) -> list[str]:
     trees = []
-    for tree in _HOST_TREES:
+    # Debian's Node.js loads parts of itself from there.
+    node = ["/usr/share/nodejs"] if config["name"].startswith("nodejs") and config["language"] == "/usr" else []
+    for tree in [*_HOST_TREES, *node]:
         if Path(tree).is_dir():
             _bind(Path(tree), root / tree[1:])
             trees.append(tree)
@@ -146,7 +148,7 @@ def _python_home(config: _Config) -> str:
 
 def inner_python(config: _Config) -> str:
     """Path of the spawner's Python inside the root."""
-    return f"{_python_home(config)}/{os.path.relpath(str(config['python']), str(config['prefix']))}"
+    return f"{_python_home(config)}/{os.path.relpath(config['python'], config['prefix'])}"
 
 
 def spawner_environment(config: _Config) -> dict[str, str]:
