@@ -153,10 +153,10 @@ class RuntimeApi:
             connection.abort()  # a second request behind one that waits: no runtime does that
             return
         self._waiting.append(connection)
-        if not self._initialised:
-            self._initialised = self.extensions.closed = True
-        if len(self._waiting) == 1 and not self.extensions.busy:
-            self._listener.on_next()
+        if len(self._waiting) == 1:
+            self._initialised = True
+            if not self.extensions.busy:
+                self._ready()
 
     def is_current(self, request_id: str) -> bool:
         """Whether this is the event that the runtime works on, and has not begun to answer as a stream."""
@@ -201,7 +201,11 @@ class RuntimeApi:
     def _announce(self) -> None:
         """All may be ready: a runtime with several pollers is as soon as it has answered."""
         if self._waiting and self._current is None and not self._streaming and not self.extensions.busy:
-            self._listener.on_next()
+            self._ready()
+
+    def _ready(self) -> None:
+        self.extensions.closed = True  # the first time, init is over
+        self._listener.on_next()
 
     def oversize(self, request_id: str) -> None:
         """An answer was too large: the event is settled with AWS's error for it."""

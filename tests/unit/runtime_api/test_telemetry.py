@@ -16,7 +16,7 @@ from insula.runtime_api import telemetry as telemetry_module
 from insula.runtime_api.subscription import Subscription, SubscriptionError, parse_subscription
 from insula.runtime_api.telemetry import Telemetry
 from tests.unit.runtime_api.harness import NEXT, new_bench
-from tests.unit.runtime_api.test_extensions import register, request
+from tests.unit.runtime_api.test_extensions import Extension, register, request
 
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 WANTED: dict[str, Any] = {
@@ -351,6 +351,7 @@ def test_subscribing_is_for_registered_extensions_during_init() -> None:
             wrong = {"errorType": "ValidationError", "errorMessage": "types should not be empty"}
             assert (status, json.loads(body)) == (400, wrong)
             await (await bench.connect()).send(NEXT)
+            await Extension(await bench.connect(), extension.id).poll()
             await bench.until(lambda: bench.api.extensions.closed)
             assert (
                 await extension.client.ask(request("PUT", "/2022-07-01/telemetry", wanted(), Identifier=extension.id))
