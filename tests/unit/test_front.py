@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,7 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from insula.front.connection import Connection
+from insula.front.exchange import Exchange
 from insula.front.limits import Limits
+from insula.front.receiver import Receiver
 from insula.front.server import Front
 
 Use = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -662,6 +665,29 @@ def test_one_connection_too_many_is_told_so() -> None:
                 writer.close()
 
     uvloop.run(run())
+
+
+def test_nothing_of_a_connection_waits_for_the_garbage_collector() -> None:
+    def alive() -> int:
+        return sum(isinstance(found, (Connection, Receiver, Exchange)) for found in gc.get_objects())
+
+    async def run() -> None:
+        async with serving(echo) as (_, port):
+            before = alive()
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(LAST)
+                await reader.read()
+                writer.close()
+            await asyncio.sleep(0.05)
+            assert alive() == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        uvloop.run(run())
+    finally:
+        gc.enable()
 
 
 # The end

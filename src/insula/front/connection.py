@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         self._rouse()
         self._receiver.close()
+        del self._receiver  # the two refer to each other: what they hold would stay until a garbage collection
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered."""
