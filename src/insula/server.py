@@ -17,12 +17,13 @@ import socket
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from insula import __version__
 from insula.artifacts.code import CodeStore
-from insula.dispatch.dispatcher import Dispatcher
+from insula.artifacts.layers import unpacked_layers
+from insula.dispatch.dispatcher import Dispatcher, Policy
 from insula.dispatch.quotas import Quotas
 from insula.front.limits import Limits
 from insula.front.server import Front
@@ -33,12 +34,16 @@ from insula.lambda_api.download import CodeLinks
 from insula.lambda_api.provision import restore
 from insula.lambda_api.service import load_service
 from insula.lambda_api.sigv4 import Credential, Verifier
+from insula.model.function import FunctionVersion
 from insula.model.limits import ACCOUNT_CONCURRENCY
+from insula.model.settings import FunctionSettings, function_settings
+from insula.model.share import Shares
 from insula.sandbox.driver import Driver, SandboxError
 from insula.sandbox.namespaces.driver import NamespacesDriver
 from insula.sandbox.process.driver import ProcessDriver
 from insula.sandbox.runtimes import default_folder, default_runtime, load_runtimes
 from insula.store.catalog import Catalog
+from insula.store.shares import SharesError, load_shares
 from insula.telemetry.logs import LogStore
 
 ISOLATIONS = ("namespaces", "none")
@@ -61,7 +66,8 @@ class Settings:
         port: 0 takes a free one.
         account: the account that the first access key, and callers under ``no_auth``, belong to.
         concurrency: invocations that may run at once in the account.
-        idle_seconds: how long an environment is kept without work.
+        policy: how long environments are kept, and what lies ready.
+        limits: file of tenants' shares; read again on SIGHUP.
     """
 
     data_dir: Path
@@ -72,7 +78,8 @@ class Settings:
     no_auth: bool = False
     isolation: str = "namespaces"
     concurrency: int = ACCOUNT_CONCURRENCY
-    idle_seconds: float = 600.0
+    policy: Policy = field(default_factory=Policy)
+    limits: Path | None = None
 
 
 async def serve(settings: Settings) -> None:
@@ -109,9 +116,10 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
     except SandboxError as error:
         await driver.close()
         raise StartError(str(error)) from error
-    dispatcher = Dispatcher(
-        driver, code.unpacked_path, logs, Quotas(settings.concurrency), idle_seconds=settings.idle_seconds
-    )
+    quotas = Quotas(settings.concurrency, shares=_shares(settings))
+    functions = _Functions(catalog, code, layers)
+    dispatcher = Dispatcher(driver, functions, logs, quotas, settings.policy, available_memory=_available_memory)
+    _reload_on_hangup(settings, quotas)
     activation = Activation(catalog, _new_id)
     services = Services(
         region=settings.region,
@@ -148,6 +156,50 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Functions:
+    """What the dispatcher knows of functions."""
+
+    catalog: Catalog
+    code_store: CodeStore
+    layer_store: CodeStore
+
+    def current(self, function: FunctionVersion) -> FunctionVersion | None:
+        return self.catalog.function(function.account, function.name, function.version)
+
+    def settings(self, function: FunctionVersion) -> FunctionSettings:
+        return function_settings(self.catalog.tags(function.account, function.name))
+
+    def code(self, function: FunctionVersion) -> Path:
+        return self.code_store.unpacked_path(function.code_sha256)
+
+    def layers(self, function: FunctionVersion) -> tuple[Path, ...]:
+        return unpacked_layers(self.layer_store, function)
+
+
+def _shares(settings: Settings) -> Shares:
+    return Shares() if settings.limits is None else load_shares(settings.limits)
+
+
+def _reload_on_hangup(settings: Settings, quotas: Quotas) -> None:
+    """Read the tenants' shares again on SIGHUP; a file that is wrong changes nothing."""
+
+    def reload() -> None:
+        try:
+            quotas.shares = _shares(settings)
+            logger.info("the limits of tenants were read again")
+        except SharesError as error:
+            logger.error("%s The limits stay as they were.", error)  # noqa: TRY400 - its words say all
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def _available_memory() -> int:
+    """Bytes that processes can still get: proc_meminfo(5)."""
+    with Path("/proc/meminfo").open() as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
 
 
 async def _collect(catalog: Catalog, code: CodeStore, layers: CodeStore, dispatcher: Dispatcher) -> None:

@@ -14,10 +14,12 @@ from typing import Any, cast
 import pytest
 
 from insula.dispatch import environment as environment_module
-from insula.dispatch.dispatcher import Dispatcher
-from insula.dispatch.quotas import Quotas
+from insula.dispatch.dispatcher import Dispatcher, Policy
+from insula.dispatch.quotas import FunctionQuota, Quotas
 from insula.model.function import PER_TENANT, FunctionVersion
 from insula.model.invocation import Invocation
+from insula.model.settings import FunctionSettings
+from insula.model.share import Shares
 from insula.runtime_api.server import Listener, RuntimeFailure
 from insula.sandbox.driver import Exit, SandboxSpec
 from insula.telemetry.logs import LogStream
@@ -60,6 +62,10 @@ class FakeSandbox:
         served: every invocation that was handed over.
         current: the one that the runtime works on.
         memory_used: bytes that ``check_memory`` finds.
+        frozen: whether its processes are stopped.
+        init_pending: for tests that poll once.
+        grace: seconds that its extensions have to end; 0 if it has none.
+        shutdown_reason: what its extensions were told.
         on_event: called with each invocation.
     """
 
@@ -84,6 +90,12 @@ class FakeSandbox:
         self.on_event: Callable[[Invocation], None] = lambda _: None
         self.on_extension_exit: Callable[[str], None] = lambda _: None
         self.frozen = False
+        self.freezes = 0
+        self.init_pending = True
+        self.terminated = False
+        self.ignores_term = False
+        self.grace = 0.0
+        self.shutdown_reason: str | None = None
         self._runtime: Listener | None = None
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -104,6 +116,7 @@ class FakeSandbox:
 
     def freeze(self) -> None:
         self.frozen = self.alive
+        self.freezes += 1
 
     def thaw(self) -> None:
         self.frozen = False
@@ -112,7 +125,9 @@ class FakeSandbox:
         self.runtime_started = True
 
     def terminate(self) -> None:
-        self.die(Exit(None, 15))
+        self.terminated = True
+        if not self.ignores_term:
+            self.die(Exit(None, 15))
 
     async def connect(self, port: int) -> socket.socket:
         raise ConnectionRefusedError(port)
@@ -146,6 +161,7 @@ class FakeSandbox:
     def poll(self) -> None:
         """Ask for the next event."""
         if self.alive:
+            assert not self.frozen, "what is frozen does nothing"
             self._listener.on_next()
 
     def answer(self, payload: bytes = b'"done"') -> None:
@@ -193,7 +209,7 @@ class FakeSandbox:
 class FakeRuntimeApi:
     """In the place of ``RuntimeApi``: the listening socket is the fake sandbox itself."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, **_: object) -> None:
         self._listener = listener
         self._sandbox: FakeSandbox | None = None
 
@@ -204,6 +220,14 @@ class FakeRuntimeApi:
     def deliver(self, invocation: Invocation, deadline_ms: int) -> None:
         assert self._sandbox is not None
         self._sandbox.deliver(invocation, deadline_ms)
+
+    @property
+    def grace(self) -> float:
+        return 0.0 if self._sandbox is None else self._sandbox.grace
+
+    def shutdown(self, reason: str, deadline_ms: int) -> None:
+        assert self._sandbox is not None
+        self._sandbox.shutdown_reason = reason
 
     def close(self) -> None:
         """Nothing is open."""
@@ -256,15 +280,18 @@ class FakeDriver:
 class FakeStream(LogStream):
     """Keeps what is written to it, as (line, platform)."""
 
-    def __init__(self, name: str, tenant: str | None) -> None:
-        super().__init__(name, Path(), b"", lambda: 0.0, lambda _: None)
-        self.tenant = tenant
+    def __init__(self, name: str) -> None:
+        super().__init__(name, Path(), {}, lambda: 0.0, lambda _: None)
+        self.tenant: str | None = None
         self.events: list[tuple[str, bool]] = []
         self.closed = False
 
     def write(self, line: str, *, platform: bool = False) -> None:
         assert not self.closed, f"{line!r} was written to a closed stream"
         self.events.append((line, platform))
+
+    def bind(self, tenant: str | None) -> None:
+        self.tenant = tenant
 
     def close(self) -> None:
         self.closed = True
@@ -280,25 +307,71 @@ class FakeStreams:
     def __init__(self) -> None:
         self.opened: list[FakeStream] = []
 
-    def open_stream(self, function: FunctionVersion, tenant: str | None) -> LogStream:
-        self.opened.append(FakeStream(f"2026/11/23/[{function.version}]{len(self.opened):032x}", tenant))
+    def open_stream(self, function: FunctionVersion) -> LogStream:
+        self.opened.append(FakeStream(f"2026/11/23/[{function.version}]{len(self.opened):032x}"))
         return self.opened[-1]
 
 
-class Rig:
-    """A dispatcher on fakes. Made inside a running virtual loop."""
+def deployed_name(function: FunctionVersion) -> str:
+    """The name under which a deployment serves: the function's, with the version if it is a published one."""
+    return function.name if function.version == "$LATEST" else f"{function.name}:{function.version}"
 
-    def __init__(self, concurrency: int = 10, *, idle_seconds: float = 600.0, driver: FakeDriver | None = None) -> None:
+
+class FakeCatalog:
+    """Knows every function; what was deployed last under a name serves.
+
+    Attributes:
+        deployed: what serves in the place of older deployments, by name; None if it was deleted.
+        own: Insula's own settings, by name.
+    """
+
+    def __init__(self) -> None:
+        self.deployed: dict[str, FunctionVersion | None] = {}
+        self.own: dict[str, FunctionSettings] = {}
+
+    def current(self, function: FunctionVersion) -> FunctionVersion | None:
+        return self.deployed.get(deployed_name(function), function)
+
+    def settings(self, function: FunctionVersion) -> FunctionSettings:
+        return self.own.get(function.name, FunctionSettings())
+
+    def code(self, function: FunctionVersion) -> Path:
+        return Path(function.code_sha256)
+
+    def layers(self, function: FunctionVersion) -> tuple[Path, ...]:
+        return ()
+
+
+class Rig:
+    """A dispatcher on fakes. Made inside a running virtual loop.
+
+    Attributes:
+        memory: bytes that the host has left.
+    """
+
+    def __init__(
+        self,
+        concurrency: int = 10,
+        *,
+        idle_seconds: float = 600.0,
+        max_age: float = 100_000.0,
+        proactive: int = 0,
+        driver: FakeDriver | None = None,
+        shares: Shares = Shares(),  # noqa: B008 - immutable
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.driver = driver or FakeDriver()
         self.streams = FakeStreams()
-        self.quotas = Quotas(concurrency)
+        self.catalog = FakeCatalog()
+        self.memory = 1 << 40
+        self.quotas = Quotas(concurrency, clock=loop.time, shares=shares)
         self.dispatcher = Dispatcher(
             self.driver,
-            Path,
+            self.catalog,
             self.streams,
             self.quotas,
-            idle_seconds=idle_seconds,
+            Policy(idle_seconds, max_age, proactive, reserve_memory=1 << 30),
+            available_memory=lambda: self.memory,
             clock=loop.time,
             wall=lambda: 1_800_000_000.0 + loop.time(),
         )
@@ -326,6 +399,16 @@ class Rig:
         await task
         sandbox.poll()
         return sandbox
+
+    @property
+    def quota(self) -> FunctionQuota:
+        """The limits of the function ``f``."""
+        return self.quotas.function("111111111111", "f")
+
+    @property
+    def rooms(self) -> int:
+        """Tenant environments that are counted for it."""
+        return self.quota.environments
 
     @property
     def tenancies(self) -> Mapping[tuple[str, str | None], Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from insula.dispatch.environment import Environment, State
 from insula.dispatch.pool import Pool
-from insula.dispatch.quotas import Quotas
+from insula.dispatch.quotas import FunctionQuota, Slot
 from insula.model.invocation import Invocation, InvocationResult
 from tests.simulation.fakes import fake_runtime_api
 from tests.simulation.loop import run
@@ -83,18 +83,18 @@ def _reuse_across_tenants(patch: pytest.MonkeyPatch) -> None:
 
 def _forget_a_slot(patch: pytest.MonkeyPatch) -> None:
     """One of a hundred slots is not given back."""
-    give, count = Quotas.give_invocation, iter(range(1_000_000))
+    give, count = Slot.give, iter(range(1_000_000))
 
-    def forgetful(quotas: Quotas) -> None:
+    def forgetful(slot: Slot) -> None:
         if next(count) % 100 != 99:
-            give(quotas)
+            give(slot)
 
-    patch.setattr(Quotas, "give_invocation", forgetful)
+    patch.setattr(Slot, "give", forgetful)
 
 
 def _forget_an_environment(patch: pytest.MonkeyPatch) -> None:
     """An environment that ends stays counted."""
-    patch.setattr(Quotas, "give_environment", lambda *_: None)
+    patch.setattr(FunctionQuota, "give_room", lambda *_, **__: None)
 
 
 def _give_to_the_wrong_tenant(patch: pytest.MonkeyPatch) -> None:

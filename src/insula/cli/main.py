@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from insula import __version__
+from insula.dispatch.dispatcher import Policy
 from insula.model.errors import LambdaError
 from insula.model.limits import ACCOUNT_CONCURRENCY
 from insula.sandbox.driver import RuntimeMissingError, SandboxError
@@ -24,6 +25,7 @@ from insula.sandbox.runtimes import default_folder, missing
 from insula.server import ISOLATIONS, Settings, StartError, read_endpoint, serve
 from insula.store.keys import first_access_key
 from insula.store.schema import CatalogError
+from insula.store.shares import SharesError
 from insula.telemetry.logs import LogEvent, follow_events, read_events
 
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (StartError, CatalogError, SandboxError, LambdaError) as error:
+    except (StartError, CatalogError, SandboxError, SharesError, LambdaError) as error:
         sys.exit(f"insula: {error}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as head, has enough
@@ -102,6 +104,34 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="end an environment that had no work for so long (default: 600)",
     )
+    parser.add_argument(
+        "--max-age",
+        type=_number(60, 7 * 86_400),
+        default=14_400,
+        metavar="SECONDS",
+        help="end an environment so long after its start, once it is idle (default: 14400)",
+    )
+    parser.add_argument(
+        "--proactive",
+        type=_number(0, 100),
+        default=10,
+        metavar="N",
+        help="keep up to N environments of each tenant-isolated function initialised and bound to no tenant, "
+        "as many as new ones were lately needed (default: 10; 0: none)",
+    )
+    parser.add_argument(
+        "--reserve-memory",
+        type=_number(0, 1_000_000),
+        default=512,
+        metavar="MB",
+        help="end idle environments, the longest idle first, when the host has less memory left (default: 512)",
+    )
+    parser.add_argument(
+        "--limits",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of what one tenant may use (see docs/behavior.md); read again on SIGHUP",
+    )
     parser.set_defaults(run=_serve)
 
 
@@ -155,7 +185,13 @@ def _serve(options: argparse.Namespace) -> None:
         no_auth=options.no_auth,
         isolation=options.isolation,
         concurrency=options.concurrency,
-        idle_seconds=options.idle_timeout,
+        policy=Policy(
+            idle_seconds=options.idle_timeout,
+            max_age=options.max_age,
+            proactive=options.proactive,
+            reserve_memory=options.reserve_memory << 20,
+        ),
+        limits=options.limits,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))

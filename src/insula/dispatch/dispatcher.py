@@ -6,35 +6,78 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from insula.dispatch.environment import Environment, State, TenancyViolationError
-from insula.dispatch.pool import InitFailedError, Pool
-from insula.dispatch.quotas import Quotas
-from insula.dispatch.variables import runtime_variables
-from insula.model.errors import ServiceException, ServiceUnavailableException
+from insula.dispatch.environment import Environment, Start, State, TenancyViolationError
+from insula.dispatch.idle import Shelf
+from insula.dispatch.pool import InitFailedError, Pool, StaleDeploymentError
+from insula.dispatch.provision import Provisioned
+from insula.dispatch.quotas import FunctionQuota, Quotas, Slot
+from insula.dispatch.variables import ON_DEMAND, PROVISIONED_CONCURRENCY, runtime_variables
+from insula.model.errors import ResourceNotFoundException, ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
-from insula.model.tenant import check_wall
+from insula.model.settings import FunctionSettings
+from insula.model.tenant import check_tenant, check_wall
 from insula.sandbox.driver import Driver, SandboxSpec
+from insula.sandbox.extensions import external_extensions
 from insula.telemetry.logs import LogStream
 
 logger = logging.getLogger(__name__)
 
-_REAP_SECONDS = 5.0
+_TIDY_SECONDS = 1.0
 # How long a function may use more memory than it has before that is noticed. The kernel's own limit, which is memory
 # and /tmp together, holds at any moment.
 _MEMORY_SECONDS = 0.05
+_RELIEF = 20  # of idle environments, one in so many is ended at once when the host is short of memory
 
 
 class Streams(Protocol):
     """Where logs go."""
 
-    def open_stream(self, function: FunctionVersion, tenant: str | None) -> LogStream:
+    def open_stream(self, function: FunctionVersion) -> LogStream:
         """A new log stream for a new environment."""
         ...
+
+
+class Catalog(Protocol):
+    """What is known of functions."""
+
+    def current(self, function: FunctionVersion) -> FunctionVersion | None:
+        """What serves now in the place of a function version; None if nothing does."""
+        ...
+
+    def settings(self, function: FunctionVersion) -> FunctionSettings:
+        """Insula's own settings of a function."""
+        ...
+
+    def code(self, function: FunctionVersion) -> Path:
+        """Folder of its unpacked code."""
+        ...
+
+    def layers(self, function: FunctionVersion) -> tuple[Path, ...]:
+        """Folders of its unpacked layers, lowest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long environments are kept.
+
+    Attributes:
+        idle_seconds: without work.
+        max_age: seconds after which one is ended, once it is idle.
+        proactive: most unbound environments of a function that does not say itself.
+        reserve_memory: bytes of the host's memory that are to stay available: below, idle environments are ended.
+    """
+
+    idle_seconds: float = 600.0
+    max_age: float = 14_400.0
+    proactive: int = 10
+    reserve_memory: int = 0
 
 
 class Dispatcher:
@@ -42,10 +85,11 @@ class Dispatcher:
 
     Args:
         driver: makes sandboxes.
-        code: finds the unpacked code of a ``CodeSha256``.
+        catalog: what is known of functions.
         logs: where environments log to.
         quotas: limits.
-        idle_seconds: how long an environment is kept without work.
+        policy: how long environments are kept.
+        available_memory: bytes that the host has left.
         clock: monotonic seconds.
         wall: unix seconds.
     """
@@ -53,23 +97,31 @@ class Dispatcher:
     def __init__(
         self,
         driver: Driver,
-        code: Callable[[str], Path],
+        catalog: Catalog,
         logs: Streams,
         quotas: Quotas,
+        policy: Policy,
         *,
-        idle_seconds: float,
+        available_memory: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self.clock = clock
+        self.idle = Shelf(clock)
+        self.kept = Shelf(clock)
+        self.max_age = policy.max_age
+        self.made = 0
+        self.ended = 0
         self._driver = driver
-        self._code = code
+        self._catalog = catalog
         self._logs = logs
         self._quotas = quotas
-        self._idle_seconds = idle_seconds
-        self._clock = clock
+        self._policy = policy
+        self._available_memory = available_memory
+        self._short_of_memory = False
         self._wall = wall
         self._pools: dict[str, Pool] = {}
-        self._busy: set[Environment] = set()
+        self._busy: dict[Environment, Slot] = {}
         self._stopping = False
 
     async def invoke(self, invocation: Invocation) -> InvocationResult:
@@ -78,92 +130,178 @@ class Dispatcher:
         Raises:
             InvalidParameterValueException: the function asks for isolation that this server does not have.
             TooManyRequestsException: a limit is reached.
+            ResourceNotFoundException: the function was deleted meanwhile.
             ServiceException: no environment could be made.
         """
         check_wall(per_tenant=invocation.function.per_tenant, isolates=self._driver.isolates)
-        self._quotas.take_invocation()
+        slot = self._quota(invocation.function).take(invocation.tenant)
         try:
-            environment = await self._locate(invocation)
-            result = self._run(environment, invocation)
-        except BaseException as error:
-            self._quotas.give_invocation()
-            if isinstance(error, InitFailedError):
-                return error.outcome(invocation)
+            environment, invocation = await self._locate(invocation)
+            result = self._run(environment, invocation, slot)
+        except InitFailedError as error:
+            slot.give()
+            return error.outcome(invocation)
+        except BaseException:
+            slot.give()
             raise
         # A caller that goes away cancels only its result: the function runs on, and keeps its slot for so long.
         return await result
 
-    async def _locate(self, invocation: Invocation) -> Environment:
+    async def _locate(self, invocation: Invocation) -> tuple[Environment, Invocation]:
+        """An idle environment, and the invocation as it is to run in it: perhaps of a newer deployment."""
         while True:
-            pool = self._pool(invocation.function)
-            found = pool.acquire(invocation.tenant)
-            if isinstance(found, Environment):
-                return found
             try:
-                environment = await found
-            except asyncio.CancelledError:
-                pool.abandon(invocation.tenant, found)
-                raise
+                pool = self._pool(invocation.function)
+                found = pool.acquire(invocation.tenant)
+                if isinstance(found, Environment):
+                    return found, invocation
+                environment = await self._promised(pool, invocation.tenant, found)
+            except StaleDeploymentError:
+                invocation = self._renewed(invocation)
+                continue
             if environment.state is State.IDLE:
-                return environment
+                return environment, invocation
             # It ended between the promise and its keeping.
 
-    def _run(self, environment: Environment, invocation: Invocation) -> asyncio.Future[InvocationResult]:
+    async def _promised(self, pool: Pool, tenant: str | None, found: asyncio.Future[Environment]) -> Environment:
+        try:
+            return await found
+        except asyncio.CancelledError:
+            pool.abandon(tenant, found)
+            raise
+
+    def _renewed(self, invocation: Invocation) -> Invocation:
+        """The invocation for the deployment that serves now: its function was updated while it waited."""
+        function = self._catalog.current(invocation.function)
+        if function is None:
+            raise ResourceNotFoundException(f"Function not found: {invocation.invoked_arn}")
+        if function.deployment == invocation.function.deployment:
+            raise ServiceUnavailableException("The function is being changed. Try again.")
+        check_tenant(function, invocation.tenant)  # it may have been deleted and made anew
+        return replace(invocation, function=function)
+
+    def _run(self, environment: Environment, invocation: Invocation, slot: Slot) -> asyncio.Future[InvocationResult]:
         try:
             result = environment.run(invocation)
         except TenancyViolationError as error:
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
-        self._busy.add(environment)
+        self._busy[environment] = slot
         return result
 
     def _settle(self, environment: Environment) -> None:
         """The environment's invocation is over."""
-        self._busy.discard(environment)
-        self._quotas.give_invocation()  # L2: whatever happened
+        self._busy.pop(environment).give()  # L2: whatever happened
+
+    def _quota(self, function: FunctionVersion) -> FunctionQuota:
+        pool = self._pools.get(function.deployment)
+        return self._quotas.function(function.account, function.name) if pool is None else pool.quota
 
     def _pool(self, function: FunctionVersion) -> Pool:
         if self._stopping:
             raise ServiceUnavailableException("The server is stopping. Try again.")
         pool = self._pools.get(function.deployment)
         if pool is None:
-            pool = self._pools[function.deployment] = Pool(function, self._quotas, self._create)
+            current = self._catalog.current(function)
+            if current is None or current.deployment != function.deployment:
+                raise StaleDeploymentError
+            pool = self._pools[function.deployment] = Pool(function, self._quota(function), self)
         return pool
 
-    async def _create(self, pool: Pool, tenant: str | None) -> Environment:
+    # Home of pools.
+
+    async def create(self, pool: Pool, start: Start) -> Environment:
+        """Make an environment and start its runtime; its owner is the pool."""
         function = pool.function
-        stream = self._logs.open_stream(function, tenant)
+        stream = self._logs.open_stream(function)
+        layers = self._catalog.layers(function)
         spec = SandboxSpec(
             id=secrets.token_hex(16),
             runtime=function.runtime,
-            code=self._code(function.code_sha256),
-            layers=(),
-            environment=runtime_variables(function, stream.name),
+            code=self._catalog.code(function),
+            layers=layers,
+            environment=runtime_variables(
+                function, stream.name, PROVISIONED_CONCURRENCY if start.provisioned else ON_DEMAND
+            ),
             memory=function.memory,
             ephemeral_storage=function.ephemeral_storage,
+            extensions=external_extensions(layers),
         )
         sandbox = await self._driver.create(spec)
-        return Environment(function, sandbox, stream, pool, on_settled=self._settle, clock=self._clock, wall=self._wall)
+        self.made += 1
+        return Environment(
+            function,
+            sandbox,
+            stream,
+            pool,
+            start=start,
+            on_settled=self._settle,
+            clock=self.clock,
+            wall=self._wall,
+        )
+
+    def evicts(self, function: FunctionVersion) -> bool:
+        """Whether a new tenant takes the place of the longest idle one when the function is full."""
+        return self._catalog.settings(function).evict_idle
+
+    def spares(self, function: FunctionVersion) -> int:
+        """How many unbound environments the function may have."""
+        if self._short_of_memory or self._stopping:
+            return 0
+        own = self._catalog.settings(function).proactive
+        return self._policy.proactive if own is None else own
+
+    # What the API says.
 
     def retire(self, deployment: str) -> None:
         """A newer deployment serves from now on: drain the environments of this one."""
         pool = self._pools.get(deployment)
         if pool is not None:
             pool.retire()
+            self._set_aside(pool.function)
+
+    def reserve(self, account: str, name: str, concurrency: int | None) -> None:
+        """Reserve concurrency for a function, or with None let it use what is unreserved."""
+        self._quotas.reserve(account, name, concurrency)
+
+    def provision(self, function: FunctionVersion, count: int) -> None:
+        """Keep so many initialised environments of a version, which has no tenants."""
+        if count or function.deployment in self._pools:
+            try:
+                self._pool(function).provision(count)
+            except StaleDeploymentError:
+                raise ServiceUnavailableException("The function is being changed. Try again.") from None
+            self._set_aside(function)
+
+    def provisioned(self, deployment: str) -> Provisioned:
+        """How far the provisioned concurrency of a version is."""
+        pool = self._pools.get(deployment)
+        return Provisioned() if pool is None else pool.provisioned()
+
+    def _set_aside(self, function: FunctionVersion) -> None:
+        """Tell the quotas what all versions of a function have provisioned."""
+        quota = self._quota(function)
+        total = sum(pool.provisioned().requested for pool in self._pools.values() if pool.quota is quota)
+        self._quotas.provision(function.account, function.name, total)
 
     def code_in_use(self) -> set[str]:
-        """``CodeSha256`` of everything that an environment lives from."""
-        return {pool.function.code_sha256 for pool in self._pools.values()}
+        """SHA-256, base64, of all code and layers that an environment lives from."""
+        functions = [pool.function for pool in self._pools.values()]
+        layers = {layer.sha256 for function in functions for layer in function.layers}
+        return layers | {function.code_sha256 for function in functions}
 
-    def environments(self) -> int:
-        """How many environments live."""
-        return sum(1 for pool in self._pools.values() for _ in pool.environments())
+    def environments(self) -> Iterator[Environment]:
+        """Every environment that lives."""
+        for pool in self._pools.values():
+            yield from pool.environments()
+
+    # As time goes by.
 
     async def run(self) -> None:
-        """End what uses too much memory, or is idle too long, for ever."""
+        """End what uses too much memory, or is idle too long, and keep ready what is needed soon, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch_memory())
-            group.create_task(self._reap())
+            group.create_task(self._tidy_up())
 
     async def _watch_memory(self) -> None:
         while True:
@@ -171,19 +309,39 @@ class Dispatcher:
             for environment in list(self._busy):
                 environment.check_memory()
 
-    async def _reap(self) -> None:
+    async def _tidy_up(self) -> None:
         while True:
-            await asyncio.sleep(_REAP_SECONDS)
-            before = self._clock() - self._idle_seconds
+            await asyncio.sleep(_TIDY_SECONDS)
+            self._end_old()
+            self._relieve()
             for deployment, pool in list(self._pools.items()):
-                pool.end_idle(before)
+                pool.balance()
                 if pool.empty:
                     del self._pools[deployment]
+            self._quotas.sweep()
+
+    def _end_old(self) -> None:
+        now = self.clock()
+        for environment in self.idle:
+            if now - environment.idle_since > self._policy.idle_seconds:
+                environment.owner.dismiss(environment)
+        for environment in (*self.idle, *self.kept):
+            if now - environment.born > self.max_age:
+                environment.owner.dismiss(environment)
+
+    def _relieve(self) -> None:
+        """Give memory back to the host: what lies ready first, then what was idle longest."""
+        self._short_of_memory = self._available_memory() < self._policy.reserve_memory
+        if self._short_of_memory:
+            for environment in list(self.idle)[: 1 + len(self.idle) // _RELIEF]:
+                environment.owner.dismiss(environment)
 
     async def close(self, grace: float) -> None:
         """Refuse new invocations, let running ones finish for ``grace`` seconds, then end every environment."""
         self._stopping = True
-        deadline = self._clock() + grace
-        while self._quotas.running and self._clock() < deadline:  # noqa: ASYNC110 - once, at the end
+        deadline = self.clock() + grace
+        while self._quotas.running and self.clock() < deadline:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.02)
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        self.idle.close()
+        self.kept.close()

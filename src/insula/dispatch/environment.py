@@ -1,22 +1,27 @@
 """One execution environment: from its sandbox's start to the moment that nothing of it is left.
 
     STARTING ──next──▶ IDLE ──run──▶ BUSY ──answer──▶ FINISHING ──next──▶ IDLE
-        └───────────────┴─────────────┴──────────────────┴──── kill, exit ──▶ ENDED
+        │                └─────────────┴── end ──┬───────┘
+        │                                        ▼
+        │                                     ENDING   (SHUTDOWN phase, with extensions only)
+        └───────────────────── kill, exit ───────┴──▶ ENDED
 
-An environment that answered is FINISHING until its runtime polls again: it is nearly idle, and whoever waits for one
-should rather wait for it than start another.
+An environment that answered is FINISHING until its runtime and its extensions poll again: it is nearly idle, and
+whoever waits for one should rather wait for it than start another.
+
+Source: https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from insula.dispatch.log import Log
 from insula.dispatch.report import (
     Failure,
     exited,
@@ -29,18 +34,14 @@ from insula.dispatch.report import (
 )
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
-from insula.model.limits import INIT_TIMEOUT_SECONDS, LOG_TAIL_BYTES
+from insula.model.limits import INIT_TIMEOUT_SECONDS
+from insula.model.stream import ResponseStream
 from insula.runtime_api.server import RuntimeApi, RuntimeFailure
 from insula.sandbox.driver import Exit, Sandbox
 from insula.telemetry.logs import LogStream
 
-_LOG_CHUNK = 1 << 16
-_MAX_LINE = 1 << 18  # a line without end is cut: CloudWatch's limit for one event
-_MAX_LINES = 1024  # of one chunk; what follows in it becomes one event: a flood of tiny lines must not hold the loop
-_MAX_DRAIN = 2  # chunks: what was in the pipe (pipe(7): 64 KiB) when the answer came; not what is still being written
-# After more than this many bytes at once the function waits for its reader, so that other environments need not.
-_LOG_BURST = 4096
-_LOG_PAUSE_SECONDS = 0.01
+# Of the shutdown phase, at its end, in which the runtime has heard SIGTERM; before, extensions write what they hold.
+_TERMINATION_SECONDS = 0.5
 
 
 class State(enum.Enum):
@@ -50,22 +51,52 @@ class State(enum.Enum):
     IDLE = enum.auto()
     BUSY = enum.auto()
     FINISHING = enum.auto()
+    ENDING = enum.auto()
     ENDED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Why and how an environment is started.
+
+    Attributes:
+        limit: seconds that init may take.
+        phase: ``init``, or ``invoke`` if an init failed before and this is the retry for an invocation that waits.
+        provisioned: whether it is one of a version's provisioned environments.
+        asked: when it was asked for, monotonic seconds.
+    """
+
+    limit: float = INIT_TIMEOUT_SECONDS
+    phase: str = "init"
+    provisioned: bool = False
+    asked: float = 0.0
 
 
 class Owner(Protocol):
     """Who is told of changes: the pool."""
 
+    def on_started(self, environment: Environment) -> None:
+        """Its init is over; ``on_idle`` follows."""
+        ...
+
     def on_idle(self, environment: Environment) -> None:
         """It is ready for an invocation."""
         ...
 
-    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> None:
-        """It ended before it was ever ready; ``outcome`` is what that means for an invocation that waited for it."""
+    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:
+        """It ended before it was ever ready; ``outcome`` is what that means for an invocation that waited for it.
+
+        Returns:
+            Whether ``outcome`` will be called.
+        """
         ...
 
     def on_ended(self, environment: Environment) -> None:
         """Nothing of it is left."""
+        ...
+
+    def dismiss(self, environment: Environment) -> None:
+        """Told by others: it is idle, and is to end."""
         ...
 
 
@@ -80,7 +111,6 @@ class _Run:
     invocation: Invocation
     future: asyncio.Future[InvocationResult]
     started: float
-    tail: bytearray | None
 
 
 class Environment:
@@ -91,9 +121,16 @@ class Environment:
         sandbox: where it runs; its runtime was started.
         stream: where its log goes.
         owner: who is told of its changes.
+        start: why it was started.
         on_settled: called when an invocation is over, whether or not its caller still waits.
         clock: monotonic seconds.
         wall: unix seconds.
+
+    Attributes:
+        born: when its runtime was started, monotonic seconds.
+        idle_since: when it last became idle, monotonic seconds.
+        init_seconds: how long init took; None until it is over.
+        successor: called once nothing of it is left, by who was promised its place in the function's share.
     """
 
     def __init__(
@@ -103,39 +140,42 @@ class Environment:
         stream: LogStream,
         owner: Owner,
         *,
+        start: Start = Start(),
         on_settled: Callable[[Environment], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self.function = function
+        self.owner = owner
+        self.start = start
         self.tenant: str | None = None
+        self.bound = False
         self.state = State.STARTING
+        self.born = sandbox.started
         self.idle_since = 0.0
-        self._bound = False
+        self.init_seconds: float | None = None
+        self.successor: Callable[[], None] | None = None
         self._served = 0
         self._sandbox = sandbox
-        self._stream = stream
-        self._owner = owner
+        self._log = Log(stream)
         self._on_settled = on_settled
         self._clock = clock
         self._wall = wall
-        self._api = RuntimeApi(self)
+        self._extensions = set(sandbox.spec.extensions)
+        self._api = RuntimeApi(self, extensions=sandbox.spec.extensions)
         self._loop = asyncio.get_running_loop()
         self._run: _Run | None = None
-        self._partial = b""
-        self._init_started = sandbox.started
-        self._init: float | None = None
         self._init_error: RuntimeFailure | None = None
-        self._init_tail = bytearray()  # for a caller who waits for an environment that never starts
         self._failure: Failure | None = None
-        self._timer = self._loop.call_later(INIT_TIMEOUT_SECONDS, self._on_init_timeout)  # until the next poll
+        self._timer = self._loop.call_later(start.limit, self._on_init_timeout)  # until the next poll
         self._ended: asyncio.Task[None] | None = None
+        sandbox.on_extension_exit = self._on_extension_exit
 
     async def open(self) -> None:
         """Serve the Runtime API and follow the log."""
-        self._log(init_start_line(self.function))
+        self._log.platform(init_start_line(self.function))
         self._ended = asyncio.create_task(self._watch())
-        self._follow_log()
+        self._log.follow(self._sandbox.log)
         try:
             await self._api.serve(self._sandbox.listener)
         except OSError:
@@ -145,12 +185,13 @@ class Environment:
         """Give the environment to a tenant, once and for all.
 
         Raises:
-            TenancyViolationError: it was bound before.
+            TenancyViolationError: it was bound before, or has run an invocation.
         """
-        if self._bound:
+        if self.bound or self._served:
             self._violation(f"bound to {self.tenant!r}, and was to be bound to {tenant!r}")
-        self._bound = True
+        self.bound = True
         self.tenant = tenant
+        self._log.stream.bind(tenant)
 
     def run(self, invocation: Invocation) -> asyncio.Future[InvocationResult]:
         """Hand an invocation to the runtime; the future is its result.
@@ -160,7 +201,7 @@ class Environment:
         """
         # T2, the last look before the payload leaves: whatever went wrong above, it stops here.
         if (
-            not self._bound
+            not self.bound
             or self.tenant != invocation.tenant
             or self.function.deployment != invocation.function.deployment
             or self.state is not State.IDLE
@@ -170,22 +211,50 @@ class Environment:
                 f"and was to run {invocation.function.arn} ({invocation.function.deployment}), "
                 f"tenant {invocation.tenant!r}"
             )
+        self._sandbox.thaw()
         now = self._clock()
         timeout = self.function.timeout
         self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
         self.state = State.BUSY
         future: asyncio.Future[InvocationResult] = self._loop.create_future()
         self._timer = self._loop.call_later(timeout, self._on_timeout)
-        self._run = _Run(invocation, future, now, bytearray() if invocation.tail else None)
-        self._log(start_line(invocation))
+        self._run = _Run(invocation, future, now)
+        self._log.tail = bytearray() if invocation.tail else None
+        self._log.platform(start_line(invocation))
         return future
 
     def check_memory(self) -> None:
         """End it if it uses more memory than the function has."""
         self._sandbox.check_memory()
 
+    def freeze(self) -> None:
+        """Let nothing run in it until its next invocation."""
+        self._sandbox.freeze()
+
+    def end(self, reason: str = "SPINDOWN") -> None:
+        """End it, after a shutdown phase if it has extensions, at once if it has none.
+
+        Args:
+            reason: what extensions are told: ``SPINDOWN``, ``TIMEOUT`` or ``FAILURE``.
+        """
+        grace = self._api.grace
+        if not grace or self.state in {State.STARTING, State.ENDING, State.ENDED}:
+            self.kill()
+            return
+        self.state = State.ENDING
+        self._timer.cancel()
+        self._sandbox.thaw()
+        self._api.shutdown(reason, int((self._wall() + grace) * 1000))
+        if grace <= _TERMINATION_SECONDS:
+            self._terminate()
+        else:
+            self._timer = self._loop.call_later(grace - _TERMINATION_SECONDS, self._terminate)
+
     def kill(self) -> None:
         """End it now."""
+        self._timer.cancel()
+        if self.state not in {State.STARTING, State.ENDED}:
+            self.state = State.ENDING
         self._sandbox.kill()
 
     async def wait(self) -> None:
@@ -195,20 +264,26 @@ class Environment:
 
     # The runtime speaks: Listener of the Runtime API.
 
+    def on_registered(self) -> None:
+        """The extensions are there; now the runtime starts."""
+        self._sandbox.start_runtime()
+
     def on_next(self) -> None:
-        """The runtime is ready."""
+        """The runtime and the extensions are ready."""
         if self._init_error is not None or self._failure is not None:
             return  # it is being ended
         if self.state is State.STARTING:
-            self._take_log()  # what init printed stands before START
-            self._init = self._clock() - self._init_started
+            self._log.drain()  # what init printed stands before START
+            self._log.tail = None
+            self.init_seconds = self._clock() - self.born
             self._sandbox.begin_invocations()
+            self.owner.on_started(self)
         elif self.state is not State.FINISHING:
             return
         self._timer.cancel()
         self.state = State.IDLE
         self.idle_since = self._clock()
-        self._owner.on_idle(self)
+        self.owner.on_idle(self)
 
     def on_response(self, request_id: str, payload: bytes) -> None:  # noqa: ARG002
         """The function answered."""
@@ -222,6 +297,18 @@ class Environment:
         """The answer was too large."""
         self._finish(oversize_document(), "Unhandled", None)
 
+    def on_stream(self, request_id: str, content_type: str) -> ResponseStream | None:  # noqa: ARG002
+        """The function begins to answer as a stream; collected, unless its caller wants it as one."""
+        return None
+
+    def on_stream_end(self, request_id: str, error: RuntimeFailure | None) -> None:
+        """The stream is complete, or broke off."""
+
+    def on_extension_error(self, kind: str, body: bytes) -> None:  # noqa: ARG002
+        """An extension gave up."""
+        self._failure = Failure(kind, "extension failed")
+        self.kill()
+
     def on_init_error(self, error: RuntimeFailure) -> None:
         """The runtime gives up; it exits by itself, and if not, it is made to."""
         self._init_error = error
@@ -234,53 +321,67 @@ class Environment:
         self._failure = timed_out(self.function.timeout)
         run = self._run
         if run is not None:
-            self._take_log()
-            self._log(f"{_timestamp(self._wall())} {run.invocation.request_id} {self._failure.message}")
-        self.kill()
+            self._log.drain()
+            self._log.platform(f"{_timestamp(self._wall())} {run.invocation.request_id} {self._failure.message}")
+        self.end("TIMEOUT")
         self._finish_failed(self._failure)
 
     def _on_init_timeout(self) -> None:
-        self._failure = timed_out(INIT_TIMEOUT_SECONDS)
+        self._failure = timed_out(self.start.limit)
         self.kill()
+
+    def _terminate(self) -> None:
+        self._sandbox.terminate()
+        self._timer = self._loop.call_later(_TERMINATION_SECONDS, self._sandbox.kill)
 
     # The sandbox speaks.
 
-    async def _watch(self) -> None:
-        how = await self._sandbox.wait()
-        self._take_log()
-        self._end(how)
+    def _on_extension_exit(self, name: str) -> None:
+        self._extensions.discard(name)
+        if self.state is State.ENDING:
+            if not self._extensions:  # all have written what they held
+                self._timer.cancel()
+                self._terminate()
+        elif self.state is not State.ENDED and self._failure is None:
+            self._failure = Failure("Extension.Crash", f"{name}: extension exited unexpectedly")
+            self.kill()
 
-    def _end(self, how: Exit) -> None:
+    async def _watch(self) -> None:
+        self._close(await self._sandbox.wait())
+
+    def _close(self, how: Exit) -> None:
+        self._log.end()
         was, self.state = self.state, State.ENDED
         self._timer.cancel()
-        self._loop.remove_reader(self._sandbox.log)
         self._api.close()
         failure = self._failure or exited(how)
-        if was is State.BUSY:
+        if self._run is not None:
             self._finish_failed(failure)
-        elif was is State.STARTING:
+        if was is State.STARTING:
             self._fail_start(failure)
-        os.close(self._sandbox.log)
-        self._stream.close()
-        self._owner.on_ended(self)
+        else:
+            self._log.stream.close()
+        self.owner.on_ended(self)
 
     def _fail_start(self, failure: Failure) -> None:
         posted = self._init_error
-        kind = failure.kind if posted is None else posted.kind
-        self._stream_init_report(failure.status, kind)
-        tail = bytes(self._init_tail[-LOG_TAIL_BYTES:])
+        if posted is not None:
+            failure = Failure(posted.kind, "")
+        seconds, peak = self._clock() - self.born, self._sandbox.peak_memory()
+        self._log.platform(init_report_line(seconds, failure.status, failure.kind, self.start.phase))
 
         def outcome(invocation: Invocation) -> InvocationResult:
+            """The invocation came no further than init: so say its lines and its answer."""
+            self._log.platform(start_line(invocation))
+            for line in report_lines(invocation, duration=seconds, init=None, peak=peak, failure=failure):
+                self._log.platform(line)
+            self._log.stream.close()
             payload = failure.document(invocation.request_id) if posted is None else posted.body
-            kept = tail if invocation.tail else None
+            kept = self._log.latest() if invocation.tail else None
             return InvocationResult(payload, "Unhandled", self.function.version, kept)
 
-        self._owner.on_failed_start(self, outcome)
-
-    def _stream_init_report(self, status: str, kind: str) -> None:
-        line = init_report_line(self._clock() - self._init_started, status, kind)
-        self._stream.write(line, platform=True)
-        self._init_tail += line.encode() + b"\n"
+        if not self.owner.on_failed_start(self, outcome):
+            self._log.stream.close()
 
     # The end of an invocation.
 
@@ -288,89 +389,28 @@ class Environment:
         run = self._run
         if run is not None:
             if failure.status == "error":
-                self._log(f"RequestId: {run.invocation.request_id} Error: {failure.message}\n{failure.kind}")
+                self._log.platform(f"RequestId: {run.invocation.request_id} Error: {failure.message}\n{failure.kind}")
             self._finish(failure.document(run.invocation.request_id), "Unhandled", failure)
 
     def _finish(self, payload: bytes, error: str | None, failure: Failure | None) -> None:
         run = self._run
         if run is None:
             return
-        self._take_log()
+        self._log.drain()
         self._run = None
         if self.state is State.BUSY:
-            self.state = State.FINISHING if failure is None else State.ENDED
+            self.state = State.FINISHING
         duration = self._clock() - run.started
-        init = self._init if self._served == 0 else None
+        init = self.init_seconds if self._served == 0 else None
         self._served += 1
         peak = self._sandbox.peak_memory()
         for line in report_lines(run.invocation, duration=duration, init=init, peak=peak, failure=failure):
-            self._log(line, run)
-        tail = None if run.tail is None else bytes(run.tail[-LOG_TAIL_BYTES:])
+            self._log.platform(line)
+        tail = self._log.latest() if run.invocation.tail else None
+        self._log.tail = None
         if not run.future.done():
             run.future.set_result(InvocationResult(payload, error, self.function.version, tail))
         self._on_settled(self)
-
-    # The log.
-
-    def _log(self, line: str, run: _Run | None = None) -> None:
-        self._stream.write(line, platform=True)
-        self._keep_tail(line, run or self._run)
-
-    def _keep_tail(self, line: str, run: _Run | None) -> None:
-        tail = self._init_tail if self.state is State.STARTING else None if run is None else run.tail
-        if tail is None:
-            return
-        tail += line.encode() + b"\n"
-        if len(tail) > 4 * LOG_TAIL_BYTES:
-            del tail[:-LOG_TAIL_BYTES]
-
-    def _take_log(self) -> None:
-        """Take what the function wrote so far, a line without end too: the platform's next line stands behind it."""
-        for _ in range(_MAX_DRAIN):
-            if not self._read_log():
-                break
-        if self._partial:
-            self._flush_partial(self._run)
-
-    def _follow_log(self) -> None:
-        if self.state is not State.ENDED:  # what is left then is read once the sandbox is gone
-            self._loop.add_reader(self._sandbox.log, self._on_log)
-
-    def _on_log(self) -> None:
-        size = self._read_log()
-        if size is None:
-            return
-        if size == 0 or size > _LOG_BURST:
-            self._loop.remove_reader(self._sandbox.log)
-        if size > _LOG_BURST:
-            self._loop.call_later(_LOG_PAUSE_SECONDS, self._follow_log)
-
-    def _read_log(self) -> int | None:
-        """Take what is there; returns how many bytes, 0 at the end and None if there is nothing now."""
-        try:
-            chunk = os.read(self._sandbox.log, _LOG_CHUNK)
-        except BlockingIOError:
-            return None
-        *lines, rest = (self._partial + chunk).split(b"\n", _MAX_LINES)
-        if b"\n" in rest:
-            flood, _, rest = rest.rpartition(b"\n")
-            lines.append(flood)
-        self._partial = rest
-        for line in lines:
-            self._write_line(line, self._run)
-        if len(self._partial) > _MAX_LINE:
-            self._flush_partial(self._run)
-        return len(chunk)
-
-    def _flush_partial(self, run: _Run | None) -> None:
-        line, self._partial = self._partial, b""
-        self._write_line(line, run)
-
-    def _write_line(self, line: bytes, run: _Run | None) -> None:
-        # awslambdaric joins the lines of a traceback by carriage returns, to keep them one event.
-        text = line.decode("utf-8", "replace").replace("\r", "\n")
-        self._stream.write(text)
-        self._keep_tail(text, run)
 
     def _violation(self, what: str) -> None:
         self.kill()

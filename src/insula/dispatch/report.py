@@ -77,9 +77,9 @@ def init_start_line(function: FunctionVersion) -> str:
     return f"INIT_START Runtime Version: {runtime}\tRuntime Version ARN: {function.runtime_version_arn}"
 
 
-def init_report_line(seconds: float, status: str, kind: str) -> str:
-    """Last line of an initialisation that failed; ``kind`` is AWS's error type."""
-    fields = [f"INIT_REPORT Init Duration: {seconds * 1000:.2f} ms", "Phase: init", f"Status: {status}"]
+def init_report_line(seconds: float, status: str, kind: str, phase: str = "init") -> str:
+    """Last line of an initialisation that failed; ``kind`` is AWS's error type, ``phase`` ``init`` or ``invoke``."""
+    fields = [f"INIT_REPORT Init Duration: {seconds * 1000:.2f} ms", f"Phase: {phase}", f"Status: {status}"]
     if status == "error":
         fields.append(f"Error Type: {kind}")
     return "\t".join(fields)

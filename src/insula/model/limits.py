@@ -24,6 +24,12 @@ PROCESSES = 1024  # processes and threads of one environment
 FILE_DESCRIPTORS = 1024
 MEMORY_PER_VCPU_MB = 1769
 
+# New execution environments of one function, and requests a second for each of concurrency.
+SCALING_ENVIRONMENTS = 1000
+SCALING_SECONDS = 10.0
+REQUESTS_PER_CONCURRENCY = 10
+PROVISIONED_INIT_SECONDS = 900.0  # of provisioned environments, whose init nobody waits for
+
 # "Lambda imposes a limit of 2,500 tenant-isolated execution environments (active or idle) for every 1,000
 # concurrent executions configured for your Lambda function."
 TENANT_ENVIRONMENTS_PER_THOUSAND = 2500

@@ -63,6 +63,8 @@ class LogEvent:
 class LogStream:
     """Takes the lines of one environment. Made by ``LogStore.open_stream``; holds no descriptor.
 
+    An environment may be made before its tenant is known. Until ``bind``, its lines are kept in memory.
+
     Attributes:
         name: as on AWS, ``2026/11/23/[$LATEST]`` and 32 hexadecimal digits.
     """
@@ -71,13 +73,14 @@ class LogStream:
         self,
         name: str,
         path: Path,
-        header: bytes,
+        header: Mapping[str, object],
         clock: Callable[[], float],
         mark: Callable[[LogStream], None],
     ) -> None:
         self.name = name
         self._path = path
-        self._header = header
+        self._facts = header
+        self._header: bytes | None = None
         self._clock = clock
         self._mark = mark
         self._waiting: list[_Waiting] = []
@@ -101,13 +104,21 @@ class LogStream:
                 self._dropped += 1
                 return
             self._waiting_bytes += len(line) + _EVENT_OVERHEAD
-        if not self._waiting:
+        if not self._waiting and self._header is not None:
             self._mark(self)
         self._waiting.append((self._clock(), line, platform))
+
+    def bind(self, tenant: str | None) -> None:
+        """Say whose environment it is, once; from here on its lines are written."""
+        self._header = _json_line({"tenant": tenant, **self._facts})
+        if self._waiting:
+            self._mark(self)
 
     def close(self) -> None:
         """No more lines come: later ones are ignored. What was written is still flushed."""
         self._closed = True
+        if self._header is None:
+            self.bind(None)
 
     def take(self) -> _Batch:
         """What waits to be written; for the store."""
@@ -116,6 +127,7 @@ class LogStream:
             events.append((self._clock(), f"LOGS DROPPED {self._dropped} lines", True))
         self._waiting = []
         self._waiting_bytes = self._dropped = 0
+        assert self._header is not None, "only a stream that is bound was marked"
         return _Batch(self._path, self._header, events)
 
 
@@ -136,8 +148,8 @@ class LogStore:
         self._flushing: asyncio.Task[None] | None = None  # the loop itself keeps only weak references
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def open_stream(self, function: FunctionVersion, tenant: str | None) -> LogStream:
-        """A new stream for an environment of a function version, bound to a tenant or to none.
+    def open_stream(self, function: FunctionVersion) -> LogStream:
+        """A new stream for an environment of a function version.
 
         Raises:
             InvalidParameterValueException: the account's or the function's name cannot be a folder's.
@@ -147,8 +159,8 @@ class LogStore:
         created = _milliseconds(now)
         name = f"{datetime.fromtimestamp(now, UTC):%Y/%m/%d}/[{function.version}]{unique}"
         path = _log_folder(self._root, function.account, function.name) / f"{created:013d}-{unique}.jsonl"
-        header = {"tenant": tenant, "stream": name, "version": function.version, "created": created}
-        return LogStream(name, path, _json_line(header), self._clock, self._mark)
+        header = {"stream": name, "version": function.version, "created": created}
+        return LogStream(name, path, header, self._clock, self._mark)
 
     async def run(self) -> None:
         """Write what is new every ``FLUSH_SECONDS``, until cancelled, and then all that is left."""

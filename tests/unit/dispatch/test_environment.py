@@ -25,6 +25,7 @@ class Owner:
     """Remembers what it was told."""
 
     def __init__(self) -> None:
+        self.started = 0
         self.idle = 0
         self.ended = 0
         self.failed: list[Callable[[Invocation], InvocationResult]] = []
@@ -32,8 +33,15 @@ class Owner:
     def on_idle(self, environment: Environment) -> None:
         self.idle += 1
 
-    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> None:
+    def on_started(self, environment: Environment) -> None:
+        self.started += 1
+
+    def dismiss(self, environment: Environment) -> None:
+        raise NotImplementedError
+
+    def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:
         self.failed.append(outcome)
+        return True
 
     def payloads(self) -> list[bytes]:
         """What callers get who waited for starts that failed."""
@@ -49,7 +57,7 @@ class Bench:
     def __init__(self, function: FunctionVersion = FUNCTION) -> None:
         loop = asyncio.get_running_loop()
         self.sandbox = FakeSandbox(SandboxSpec("0" * 32, function.runtime, Path("d1"), (), {}, function.memory, 512))
-        self.stream = FakeStream("s", None)
+        self.stream = FakeStream("s")
         self.owner = Owner()
         self.settled: list[Environment] = []
         self.environment = Environment(
@@ -234,7 +242,7 @@ def test_a_timeout_answers_kills_and_says_so_in_the_log() -> None:
         assert asyncio.get_running_loop().time() - started == 3.0  # before the sandbox is gone
         assert document(result.payload)["errorType"] == "Sandbox.Timedout"
         assert document(result.payload)["errorMessage"].endswith("Task timed out after 3.00 seconds")
-        assert (result.error, bench.environment.state) == ("Unhandled", State.ENDED)
+        assert (result.error, bench.environment.state) == ("Unhandled", State.ENDING)
         assert not bench.sandbox.alive
         assert any(line.endswith("Task timed out after 3.00 seconds") for line in bench.stream.lines)
         assert bench.stream.lines[-1].endswith("Status: timeout\t")
@@ -427,10 +435,9 @@ def test_a_flood_neither_holds_up_the_answer_nor_grows_the_tail() -> None:
         for _ in range(100):
             bench.sandbox.write(b"x" * 1023 + b"\n" + b"\n" * 1024)
             await asyncio.sleep(0.02)
-            kept = bench.environment._run
+            kept = bench.environment._log.tail
             assert kept is not None
-            assert kept.tail is not None
-            assert len(kept.tail) <= 5 * LOG_TAIL_BYTES
+            assert len(kept) <= 5 * LOG_TAIL_BYTES
         bench.sandbox.answer()
         assert len((await future).log_tail or b"") == LOG_TAIL_BYTES
         await bench.end()

@@ -24,6 +24,7 @@ from insula.telemetry.logs import (
     MAX_WAITING_BYTES,
     LogEvent,
     LogStore,
+    LogStream,
     _append,
     follow_events,
     read_events,
@@ -83,13 +84,20 @@ def make(name: str = "f", version: str = "$LATEST") -> FunctionVersion:
     )
 
 
+def bound(store: LogStore, function: FunctionVersion, tenant: str | None) -> LogStream:
+    """A stream of an environment whose tenant is known from the beginning."""
+    stream = store.open_stream(function)
+    stream.bind(tenant)
+    return stream
+
+
 def messages(root: Path, tenant: str | None = None) -> list[str]:
     return [event.message for event in read_events(root, ACCOUNT, "f", tenant=tenant)]
 
 
 @in_loop
 async def test_what_is_written_is_read(store: LogStore, root: Path, clock: Clock) -> None:
-    stream = store.open_stream(make(), "blue")
+    stream = bound(store, make(), "blue")
     stream.write("START", platform=True)
     clock.now += 0.5
     stream.write("hello")
@@ -104,7 +112,7 @@ async def test_what_is_written_is_read(store: LogStore, root: Path, clock: Clock
 
 @in_loop
 async def test_streams_are_merged_by_time(store: LogStore, root: Path, clock: Clock) -> None:
-    streams = [store.open_stream(make(), str(i)) for i in range(3)]
+    streams = [bound(store, make(), str(i)) for i in range(3)]
     for i in range(30):
         clock.now += 1
         streams[i * 7 % 3].write(str(i))
@@ -118,7 +126,7 @@ async def test_streams_are_merged_by_time(store: LogStore, root: Path, clock: Cl
 async def test_a_tenant_sees_its_own_streams_byte_for_byte(store: LogStore, root: Path) -> None:
     tenants = ["blue", "Blue", "blue ", "blu", "../blue", None]
     for tenant in tenants:
-        store.open_stream(make(), tenant).write(f"of {tenant}")
+        bound(store, make(), tenant).write(f"of {tenant}")
     await store.flush()
     for tenant in tenants[:-1]:
         assert messages(root, tenant) == [f"of {tenant}"]
@@ -129,7 +137,7 @@ async def test_a_tenant_sees_its_own_streams_byte_for_byte(store: LogStore, root
 @in_loop
 async def test_no_tenant_id_is_in_a_path(store: LogStore, root: Path) -> None:
     for tenant in ("blue", "../../../x", "a/b"):
-        store.open_stream(make(), tenant).write("x")
+        bound(store, make(), tenant).write("x")
     await store.flush()
     files = log_files(root)
     assert len(files) == 3
@@ -160,7 +168,7 @@ HOSTILE = [
 @pytest.mark.parametrize("line", HOSTILE)
 @in_loop
 async def test_no_line_forges_an_event(store: LogStore, root: Path, line: str) -> None:
-    stream = store.open_stream(make(), "blue")
+    stream = bound(store, make(), "blue")
     stream.write(line)
     await store.flush()
     assert [(event.message, event.platform) for event in read_events(root, ACCOUNT, "f")] == [(line, False)]
@@ -170,7 +178,7 @@ async def test_no_line_forges_an_event(store: LogStore, root: Path, line: str) -
 @in_loop
 async def test_a_long_line_is_split_between_characters(store: LogStore, root: Path, character: str) -> None:
     line = "-" + character * (MAX_EVENT_BYTES * 2 // len(character.encode()) + 1)
-    store.open_stream(make(), None).write(line)
+    bound(store, make(), None).write(line)
     await store.flush()
     pieces = messages(root)
     assert "".join(pieces) == line
@@ -180,7 +188,7 @@ async def test_a_long_line_is_split_between_characters(store: LogStore, root: Pa
 
 @in_loop
 async def test_a_flood_is_dropped_and_counted(store: LogStore, root: Path) -> None:
-    stream, other = store.open_stream(make(), "loud"), store.open_stream(make(), "quiet")
+    stream, other = bound(store, make(), "loud"), bound(store, make(), "quiet")
     stream.write("START", platform=True)
     for _ in range(3000):
         stream.write("x" * 1024)
@@ -204,7 +212,7 @@ async def test_a_stream_that_is_full_takes_platform_lines_only(
     store: LogStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "MAX_STREAM_BYTES", 1000)
-    stream = store.open_stream(make(), "blue")
+    stream = bound(store, make(), "blue")
     for line in ("x" * 2000, "lost"):
         stream.write(line)
         stream.write("REPORT", platform=True)
@@ -215,7 +223,7 @@ async def test_a_stream_that_is_full_takes_platform_lines_only(
 
 @in_loop
 async def test_many_empty_lines_are_bounded_too(store: LogStore, root: Path) -> None:
-    stream = store.open_stream(make(), None)
+    stream = bound(store, make(), None)
     for _ in range(100_000):
         stream.write("")
     await store.flush()
@@ -224,7 +232,7 @@ async def test_many_empty_lines_are_bounded_too(store: LogStore, root: Path) -> 
 
 @in_loop
 async def test_a_closed_stream_keeps_what_it_has_and_takes_no_more(store: LogStore, root: Path) -> None:
-    stream = store.open_stream(make(), None)
+    stream = bound(store, make(), None)
     stream.write("before")
     stream.close()
     stream.write("after")
@@ -235,7 +243,7 @@ async def test_a_closed_stream_keeps_what_it_has_and_takes_no_more(store: LogSto
 @in_loop
 async def test_the_flusher_writes_by_itself_and_all_when_cancelled(store: LogStore, root: Path) -> None:
     flusher = asyncio.create_task(store.run())
-    stream = store.open_stream(make(), None)
+    stream = bound(store, make(), None)
     stream.write("first")
     await asyncio.wait_for(written(root, ["first"]), 30)
     stream.write("second")
@@ -247,7 +255,7 @@ async def test_the_flusher_writes_by_itself_and_all_when_cancelled(store: LogSto
 
 @in_loop
 async def test_flushes_at_once_keep_the_order(store: LogStore, root: Path) -> None:
-    stream = store.open_stream(make(), None)
+    stream = bound(store, make(), None)
     flushes = []
     for i in range(50):
         stream.write(str(i))
@@ -262,7 +270,7 @@ async def test_flushes_at_once_keep_the_order(store: LogStore, root: Path) -> No
 
 @in_loop
 async def test_following_yields_what_comes(store: LogStore, root: Path) -> None:
-    stream = store.open_stream(make(), "blue")
+    stream = bound(store, make(), "blue")
     stream.write("first")
     await store.flush()
     polls = itertools.count()
@@ -270,8 +278,8 @@ async def test_following_yields_what_comes(store: LogStore, root: Path) -> None:
     def sleep(_: float) -> None:
         if next(polls) == 2:
             stream.write("second")
-            store.open_stream(make(), "blue").write("third")
-            store.open_stream(make(), "green").write("not mine")
+            bound(store, make(), "blue").write("third")
+            bound(store, make(), "green").write("not mine")
             for batch in [each.take() for each in store._dirty]:
                 _append(batch)
 
@@ -296,7 +304,7 @@ async def test_following_begins_before_the_first_stream(store: LogStore, root: P
 
 @in_loop
 async def test_a_line_that_a_kill_cut_off_is_left_out(store: LogStore, root: Path) -> None:
-    stream = store.open_stream(make(), None)
+    stream = bound(store, make(), None)
     for i in range(3):
         stream.write(str(i))
     await store.flush()
@@ -313,7 +321,7 @@ async def test_a_line_that_a_kill_cut_off_is_left_out(store: LogStore, root: Pat
 async def test_a_disk_that_refuses_loses_one_batch_and_no_more(
     store: LogStore, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stream = store.open_stream(make(), "blue")
+    stream = bound(store, make(), "blue")
     write, calls = os.write, itertools.count()
 
     def full(descriptor: int, content: bytes) -> int:
@@ -334,7 +342,7 @@ async def test_a_disk_that_refuses_loses_one_batch_and_no_more(
 @in_loop
 async def test_thousands_of_streams_are_read_without_as_many_descriptors(store: LogStore, root: Path) -> None:
     for i in range(300):
-        store.open_stream(make(), str(i)).write(str(i))
+        bound(store, make(), str(i)).write(str(i))
     await store.flush()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
@@ -347,8 +355,29 @@ async def test_thousands_of_streams_are_read_without_as_many_descriptors(store: 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0", "\u00fc"])
 def test_a_name_that_is_no_name_is_refused(store: LogStore, root: Path, name: str) -> None:
     with pytest.raises(InvalidParameterValueException):
-        store.open_stream(make(name), None)
+        bound(store, make(name), None)
     with pytest.raises(InvalidParameterValueException):
         read_events(root, ACCOUNT, name)
     with pytest.raises(InvalidParameterValueException):
         read_events(root, name, "f")
+
+
+@in_loop
+async def test_lines_wait_until_it_is_known_whose_they_are(store: LogStore, root: Path) -> None:
+    stream = store.open_stream(make())
+    stream.write("INIT_START", platform=True)
+    await store.flush()
+    assert messages(root) == []
+    stream.bind("blue")
+    stream.write("START", platform=True)
+    await store.flush()
+    assert messages(root, "blue") == ["INIT_START", "START"]
+
+
+@in_loop
+async def test_what_was_never_bound_is_nobodys_and_is_kept(store: LogStore, root: Path) -> None:
+    stream = store.open_stream(make())
+    stream.write("at init")
+    stream.close()
+    await store.flush()
+    assert [(event.tenant, event.message) for event in read_events(root, ACCOUNT, "f")] == [(None, "at init")]
