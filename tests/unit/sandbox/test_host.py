@@ -56,6 +56,11 @@ def test_a_cgroup_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         hierarchies.make_folder(hierarchies.Hierarchy(file, 1, ("cpu",)), "insula-x")
 
 
+def test_a_kernel_that_cannot_freeze_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match=r"cannot freeze processes\. Linux 5\.2 or newer is needed"):
+        hierarchies.make_folder(hierarchies.Hierarchy(tmp_path, 2, ("freezer",)), "insula-x")
+
+
 def test_each_controller_is_taken_from_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def found() -> list[tuple[str, int, tuple[str, ...]]]:
         return [(str(h.mount), h.version, h.controllers) for h in hierarchies.find_hierarchies()]
