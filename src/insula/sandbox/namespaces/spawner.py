@@ -51,7 +51,7 @@ PRELOAD = (
     "typing",
     "urllib.request",
 )
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _PREPARE_SECONDS = 20.0
 _CREDENTIALS = struct.Struct("iII")
 _UNSHARE = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL", "--")
