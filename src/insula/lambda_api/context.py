@@ -7,32 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from insula.artifacts.code import CodeStore
+from insula.dispatch.provision import Provisioned
 from insula.lambda_api.activation import Activation
 from insula.lambda_api.download import CodeLinks
 from insula.model.arn import FunctionArn, parse_reference
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.store.catalog import Catalog
-
-
-class Provisioned(Protocol):
-    """How far the provisioned environments of one deployment are.
-
-    Attributes:
-        requested: environments to have.
-        allocated: environments that were begun and have not ended.
-        available: those of them that are initialised, busy ones included.
-        failure: why they cannot be had; None while all goes well.
-    """
-
-    @property
-    def requested(self) -> int: ...
-    @property
-    def allocated(self) -> int: ...
-    @property
-    def available(self) -> int: ...
-    @property
-    def failure(self) -> str | None: ...
 
 
 class Invoker(Protocol):

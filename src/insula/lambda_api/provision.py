@@ -192,12 +192,14 @@ def _shown(services: Services, arn: FunctionArn, config: ProvisionedConcurrency)
         allocated += min(share, state.allocated)
         available += min(share, state.available)
         failure = failure or state.failure
-    status = "READY" if available >= config.requested else "IN_PROGRESS"
+    if available >= config.requested:
+        failure = None  # an earlier attempt's
+    status = "READY" if available >= config.requested else "IN_PROGRESS" if failure is None else "FAILED"
     shown = {
         "RequestedProvisionedConcurrentExecutions": config.requested,
         "AllocatedProvisionedConcurrentExecutions": allocated,
         "AvailableProvisionedConcurrentExecutions": available,
-        "Status": status if failure is None else "FAILED",
+        "Status": status,
         "LastModified": config.last_modified,
     }
     return shown if failure is None else {**shown, "StatusReason": failure}

@@ -19,6 +19,7 @@ from botocore.compat import HTTPHeaders
 from botocore.config import Config
 
 from insula.artifacts.code import CodeStore
+from insula.dispatch.provision import Provisioned
 from insula.lambda_api.activation import Activation
 from insula.lambda_api.app import LambdaApi
 from insula.lambda_api.context import Services
@@ -38,16 +39,6 @@ ROLE = f"arn:aws:iam::{ACCOUNT}:role/r"
 CREDENTIAL = Credential("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", ACCOUNT)
 
 
-@dataclass(frozen=True)
-class State:
-    """How far provisioned environments are."""
-
-    requested: int = 0
-    allocated: int = 0
-    available: int = 0
-    failure: str | None = None
-
-
 @dataclass
 class RecordingInvoker:
     """Answers every invocation with its payload, and remembers what it was told."""
@@ -56,7 +47,7 @@ class RecordingInvoker:
     retired: list[str] = field(default_factory=list)
     reserved: dict[str, int | None] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, Provisioned] = field(default_factory=dict)
     error: str | None = None
     failure: BaseException | None = None
 
@@ -77,8 +68,8 @@ class RecordingInvoker:
     def provision(self, function: FunctionVersion, count: int) -> None:
         self.kept[f"{function.name}:{function.version}"] = count
 
-    def provisioned(self, deployment: str) -> State:
-        return self.states.get(deployment, State())
+    def provisioned(self, deployment: str) -> Provisioned:
+        return self.states.get(deployment, Provisioned())
 
 
 class Clock:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from insula.dispatch.provision import Provisioned
 from insula.lambda_api.provision import restore
 from insula.lambda_api.service import Service
-from tests.unit.lambda_api.api_harness import ACCOUNT, REGION, Harness, State, settings, zipped
+from tests.unit.lambda_api.api_harness import ACCOUNT, REGION, Harness, settings, zipped
 from tests.unit.lambda_api.test_aliases import refused, shown
 
 ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:hello"
@@ -139,7 +140,7 @@ def test_provisioned_concurrency_begins_and_gets_ready(harness: Harness, client:
     assert harness.invoker.kept["hello:1"] == 3
     deployment = harness.catalog.function(ACCOUNT, "hello", "1")
     assert deployment is not None
-    harness.invoker.states[deployment.deployment] = State(3, 3, 3)
+    harness.invoker.states[deployment.deployment] = Provisioned(3, 3, 3)
     ready = get(client)
     assert ready == {
         **begun,
@@ -148,9 +149,12 @@ def test_provisioned_concurrency_begins_and_gets_ready(harness: Harness, client:
         "Status": "READY",
         "LastModified": modified,
     }
-    harness.invoker.states[deployment.deployment] = State(3, 1, 0, "FUNCTION_ERROR_INIT_FAILURE")
+    harness.invoker.states[deployment.deployment] = Provisioned(3, 1, 0, "FUNCTION_ERROR_INIT_FAILURE")
     failed = get(client)
     assert (failed["Status"], failed["StatusReason"]) == ("FAILED", "FUNCTION_ERROR_INIT_FAILURE")
+    harness.invoker.states[deployment.deployment] = Provisioned(3, 3, 3, "an earlier attempt's")
+    assert get(client) == ready
+    harness.invoker.states[deployment.deployment] = Provisioned(3, 1, 0, "FUNCTION_ERROR_INIT_FAILURE")
     listed = client.list_provisioned_concurrency_configs(FunctionName="hello")["ProvisionedConcurrencyConfigs"]
     assert listed == [{"FunctionArn": f"{ARN}:1", **failed}]
 
@@ -190,7 +194,7 @@ def test_a_shared_version_is_shown_to_each_alias_by_its_share(harness: Harness, 
     assert harness.invoker.kept == {"hello:$LATEST": 0, "hello:1": 0, "hello:2": 5}
     version = harness.catalog.function(ACCOUNT, "hello", "2")
     assert version is not None
-    harness.invoker.states[version.deployment] = State(5, 5, 2)
+    harness.invoker.states[version.deployment] = Provisioned(5, 5, 2)
     assert (get(client, "live")["Status"], get(client, "next")["Status"]) == ("READY", "IN_PROGRESS")
 
 
