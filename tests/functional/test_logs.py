@@ -246,5 +246,8 @@ def test_a_failed_initialisation_is_in_the_callers_tail(function: Callable[..., 
     assert tail.startswith("INIT_START Runtime Version: python:3.")
     assert "\non the way\n" in tail
     assert "No module named 'nope'" in tail
-    report = r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: init\tStatus: error\tError Type: Runtime.ImportModuleError"
-    assert re.fullmatch(report, tail.splitlines()[-1])
+    report = r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ImportModuleError"
+    *_, init, start, end, last = tail.splitlines()
+    assert re.fullmatch(report, init)
+    assert (start[:6], end[:4]) == ("START ", "END ")
+    assert re.search(r"^REPORT .*\tStatus: error\tError Type: Runtime.ImportModuleError\t$", last)

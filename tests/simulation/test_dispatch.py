@@ -12,6 +12,7 @@ import pytest
 from insula.dispatch.environment import Environment, State
 from insula.dispatch.pool import Pool
 from insula.dispatch.quotas import FunctionQuota, Slot
+from insula.dispatch.tenancy import Tenancy
 from insula.model.invocation import Invocation, InvocationResult
 from tests.simulation.fakes import fake_runtime_api
 from tests.simulation.loop import run
@@ -115,7 +116,7 @@ def _give_to_the_wrong_tenant(patch: pytest.MonkeyPatch) -> None:
 
 def _drop_a_waiter(patch: pytest.MonkeyPatch) -> None:
     """Who waited for an environment that could not be made is not told."""
-    patch.setattr(Pool, "_fail_first", lambda _pool, tenancy, _error: tenancy.waiters and tenancy.waiters.popleft())
+    patch.setattr(Tenancy, "fail_first", lambda tenancy, _error: tenancy.waiters and tenancy.waiters.popleft())
 
 
 def _keep_the_dead(patch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from insula.dispatch.environment import Environment, Start, State, TenancyViolationError
+from insula.dispatch.environment import Environment, Owner, Start, State, TenancyViolationError
+from insula.dispatch.home import InitFailedError, StaleDeploymentError
 from insula.dispatch.idle import Shelf
-from insula.dispatch.pool import InitFailedError, Pool, StaleDeploymentError
+from insula.dispatch.pool import Pool
 from insula.dispatch.provision import Provisioned
 from insula.dispatch.quotas import FunctionQuota, Quotas, Slot
 from insula.dispatch.variables import ON_DEMAND, PROVISIONED_CONCURRENCY, runtime_variables
@@ -210,9 +211,8 @@ class Dispatcher:
 
     # Home of pools.
 
-    async def create(self, pool: Pool, start: Start) -> Environment:
-        """Make an environment and start its runtime; its owner is the pool."""
-        function = pool.function
+    async def create(self, function: FunctionVersion, owner: Owner, start: Start) -> Environment:
+        """Make an environment and start its runtime."""
         stream = self._logs.open_stream(function)
         layers = self._catalog.layers(function)
         spec = SandboxSpec(
@@ -233,7 +233,7 @@ class Dispatcher:
             function,
             sandbox,
             stream,
-            pool,
+            owner,
             start=start,
             on_settled=self._settle,
             clock=self.clock,

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Protocol
 
 from insula.dispatch.environment import Environment, Start, State
+from insula.dispatch.home import Home, InitFailedError, StaleDeploymentError
 from insula.dispatch.idle import Shelf
 from insula.dispatch.provision import Provision, Provisioned
 from insula.dispatch.quotas import FunctionQuota, no_room
 from insula.dispatch.spares import Spares
+from insula.dispatch.tenancy import Tenancy
 from insula.model.errors import LambdaError, ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
@@ -30,84 +30,8 @@ logger = logging.getLogger(__name__)
 # How long a waiter trusts that an environment which has answered will poll again before another one is made for it.
 # Longer than the period of the processor quota: a function that has used up its share polls in the next one.
 TRUST_SECONDS = 0.15
+_READING_SECONDS = 0.002
 _REFILL_SECONDS = 0.002  # after a spare was taken: its invocation goes first
-
-
-class InitFailedError(Exception):
-    """The environment that a caller waited for could not be initialised.
-
-    Attributes:
-        outcome: what the caller gets, for its invocation.
-    """
-
-    def __init__(self, outcome: Callable[[Invocation], InvocationResult]) -> None:
-        super().__init__("initialisation failed")
-        self.outcome = outcome
-
-
-class StaleDeploymentError(Exception):
-    """A newer deployment serves by now: no new environment is made of this one."""
-
-
-class Home(Protocol):
-    """What all pools share: the dispatcher.
-
-    Attributes:
-        idle: environments that may be ended when they are not needed.
-        kept: those that are kept ready.
-        clock: monotonic seconds.
-        max_age: seconds after which an environment is ended once it is idle.
-        ended: environments of which nothing is left.
-    """
-
-    idle: Shelf
-    kept: Shelf
-    clock: Callable[[], float]
-    max_age: float
-    ended: int
-
-    async def create(self, pool: Pool, start: Start) -> Environment:
-        """Make an environment and start its runtime; its owner is the pool."""
-        ...
-
-    def evicts(self, function: FunctionVersion) -> bool:
-        """Whether a new tenant takes the place of the longest idle one when the function is full."""
-        ...
-
-    def spares(self, function: FunctionVersion) -> int:
-        """How many unbound environments the function may have."""
-        ...
-
-
-class _Tenancy:
-    """What a pool holds for one tenant (or for all callers of a function without tenancy)."""
-
-    __slots__ = ("environments", "idle", "provisioned", "retries", "starting", "waiters")
-
-    def __init__(self) -> None:
-        self.idle: list[Environment] = []
-        self.provisioned: list[Environment] = []  # idle too, and used first
-        self.waiters: deque[asyncio.Future[Environment]] = deque()
-        self.environments: set[Environment] = set()
-        self.starting = 0
-        self.retries = 0  # of those that are made next, so many are a second try
-
-    @property
-    def coming(self) -> int:
-        """Environments that will be idle soon."""
-        return self.new + sum(e.state is State.FINISHING for e in self.environments)
-
-    @property
-    def new(self) -> int:
-        """Environments that are being made or initialised."""
-        return self.starting + sum(e.state is State.STARTING for e in self.environments)
-
-    @property
-    def empty(self) -> bool:
-        return not (self.waiters or self.environments or self.starting)
-
-    def store(self, environment: Environment) -> list[Environment]:
-        return self.provisioned if environment.start.provisioned else self.idle
 
 
 class Pool:
@@ -124,7 +48,7 @@ class Pool:
         self.quota = quota
         self.retired = False
         self._home = home
-        self._tenants: dict[str | None, _Tenancy] = {}
+        self._tenants: dict[str | None, Tenancy] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spares = Spares(self._make_spare, home.kept, self._most_spares, home.clock)
         self._provision = Provision(self._make_provisioned, home.clock)
@@ -151,7 +75,7 @@ class Pool:
         """
         tenancy = self._tenants.get(tenant)
         if tenancy is None:
-            tenancy = self._tenants[tenant] = _Tenancy()
+            tenancy = self._tenants[tenant] = Tenancy()
         if tenancy.provisioned:
             environment = tenancy.provisioned.pop()
             self._home.kept.take(environment)
@@ -217,7 +141,7 @@ class Pool:
             self._refill.cancel()
         for tenancy in self._tenants.values():  # first, so that nothing is started for them
             while tenancy.waiters:
-                self._fail_first(tenancy, ServiceUnavailableException("The server is stopping. Try again."))
+                tenancy.fail_first(ServiceUnavailableException("The server is stopping. Try again."))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -240,7 +164,7 @@ class Pool:
             self._home.kept.put(environment)
             return
         tenancy = self._tenants[environment.tenant]
-        if self._give(tenancy, environment):
+        if tenancy.give(environment):
             return
         old = self._home.clock() - environment.born > self._home.max_age
         if self.retired or old:
@@ -272,7 +196,7 @@ class Pool:
         if environment.start.phase == "init":
             tenancy.retries += 1
             return False
-        return self._fail_first(tenancy, InitFailedError(outcome))
+        return tenancy.fail_first(InitFailedError(outcome))
 
     def on_ended(self, environment: Environment) -> None:
         """Forget it, and replace it if somebody still counts on it."""
@@ -303,32 +227,36 @@ class Pool:
 
     # Supplying those who wait.
 
-    def _supply(self, tenant: str | None, tenancy: _Tenancy, *, trust: bool) -> None:
+    def _supply(self, tenant: str | None, tenancy: Tenancy, *, trust: bool) -> None:
         """Let as many environments come as are lacking for those who wait."""
         coming = tenancy.coming if trust else tenancy.new
         if trust and coming > tenancy.new:
-            asyncio.get_running_loop().call_later(TRUST_SECONDS, self._check_trust, tenant)
+            asyncio.get_running_loop().call_later(TRUST_SECONDS, self._doubt, tenant)
         for _ in range(len(tenancy.waiters) - coming):
             self._add(tenant, tenancy)
+
+    def _doubt(self, tenant: str | None) -> None:
+        # uvloop runs timers before it reads: after a pause, of this process, the poll may have come long ago.
+        asyncio.get_running_loop().call_later(_READING_SECONDS, self._check_trust, tenant)
 
     def _check_trust(self, tenant: str | None) -> None:
         tenancy = self._tenants.get(tenant)
         if tenancy is not None and tenancy.waiters:
             self._supply_or_fail(tenant, tenancy, trust=False)
 
-    def _supply_or_fail(self, tenant: str | None, tenancy: _Tenancy, *, trust: bool = True) -> None:
+    def _supply_or_fail(self, tenant: str | None, tenancy: Tenancy, *, trust: bool = True) -> None:
         try:
             self._supply(tenant, tenancy, trust=trust)
         except StaleDeploymentError as error:  # whoever is too many is served by the newer deployment
             for _ in range(len(tenancy.waiters) - tenancy.coming):
-                self._fail_first(tenancy, error)
+                tenancy.fail_first(error)
         except LambdaError as error:
             if not tenancy.environments and not tenancy.starting:
                 while tenancy.waiters:
-                    self._fail_first(tenancy, error)
+                    tenancy.fail_first(error)
         self._drop_if_empty(tenant, tenancy)
 
-    def _add(self, tenant: str | None, tenancy: _Tenancy) -> None:
+    def _add(self, tenant: str | None, tenancy: Tenancy) -> None:
         """Let one more environment come.
 
         Raises:
@@ -347,7 +275,7 @@ class Pool:
             self._replace(tenant, tenancy)
         self._spares.arrived()
 
-    def _replace(self, tenant: str, tenancy: _Tenancy) -> None:
+    def _replace(self, tenant: str, tenancy: Tenancy) -> None:
         """Let an idle environment of another tenant make room, if that is the operator's wish."""
         victim = self._find_victim()
         if victim is None:
@@ -364,17 +292,17 @@ class Pool:
         own = (self.function.account, self.function.name)
         return next((e for e in self._home.idle if (e.function.account, e.function.name) == own), None)
 
-    def _succeed(self, tenant: str, tenancy: _Tenancy) -> None:
+    def _succeed(self, tenant: str, tenancy: Tenancy) -> None:
         """An idle environment made room for this tenant."""
         tenancy.starting -= 1
         try:
             self._bring(tenant, tenancy)
         except (LambdaError, StaleDeploymentError) as error:
             self.quota.give_room(tenant)
-            self._fail_first(tenancy, error)
+            tenancy.fail_first(error)
             self._drop_if_empty(tenant, tenancy)
 
-    def _bring(self, tenant: str | None, tenancy: _Tenancy) -> None:
+    def _bring(self, tenant: str | None, tenancy: Tenancy) -> None:
         """Bind a spare, or make an environment: there is room for it."""
         if self.retired:
             raise StaleDeploymentError
@@ -391,46 +319,30 @@ class Pool:
         tenancy.starting += 1
         self._spawn(self._start(tenant, tenancy, start))
 
-    def _settle_in(self, tenant: str | None, tenancy: _Tenancy, spare: Environment) -> None:
+    def _settle_in(self, tenant: str | None, tenancy: Tenancy, spare: Environment) -> None:
         spare.bind(tenant)
         tenancy.environments.add(spare)
         if spare.state is State.IDLE:
             self.on_idle(spare)
 
-    def _give(self, tenancy: _Tenancy, environment: Environment) -> bool:
-        while tenancy.waiters:
-            waiter = tenancy.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(environment)
-                return True
-        return False
-
-    def _fail_first(self, tenancy: _Tenancy, error: Exception) -> bool:
-        while tenancy.waiters:
-            waiter = tenancy.waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(error)
-                return True
-        return False
-
-    def _drop_if_empty(self, tenant: str | None, tenancy: _Tenancy) -> None:
+    def _drop_if_empty(self, tenant: str | None, tenancy: Tenancy) -> None:
         """A tenant without anything is forgotten: a million tenants must not cost memory for ever."""
         if tenancy.empty and self._tenants.get(tenant) is tenancy:
             del self._tenants[tenant]
 
     # Making environments.
 
-    async def _start(self, tenant: str | None, tenancy: _Tenancy, start: Start) -> None:
+    async def _start(self, tenant: str | None, tenancy: Tenancy, start: Start) -> None:
         """Make one for a tenant, whose room was taken."""
         environment: Environment | None = None
         try:
-            environment = await self._home.create(self, start)
+            environment = await self._home.create(self.function, self, start)
             environment.bind(tenant)
             tenancy.environments.add(environment)
         except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody may wait for it for ever
             self._log_failure(error)
             message = "The execution environment could not be made. The server's log says why."
-            self._fail_first(tenancy, ServiceException(message))
+            tenancy.fail_first(ServiceException(message))
         finally:
             tenancy.starting -= 1
             if environment is None:
@@ -448,7 +360,7 @@ class Pool:
         environment: Environment | None = None
         try:
             self.quota.take_start()
-            environment = await self._home.create(self, Start(asked=self._home.clock()))
+            environment = await self._home.create(self.function, self, Start(asked=self._home.clock()))
         except LambdaError:
             self._spares.failed()  # enough are made for those who wait
         except Exception as error:  # noqa: BLE001 - as above; the next caller is told
@@ -462,15 +374,15 @@ class Pool:
             self._spares.balance()  # a newer deployment may serve by now
 
     def _make_provisioned(self) -> None:
-        tenancy = self._tenants.setdefault(None, _Tenancy())
+        tenancy = self._tenants.setdefault(None, Tenancy())
         tenancy.starting += 1  # who waits may count on it
         self._spawn(self._start_provisioned(tenancy))
 
-    async def _start_provisioned(self, tenancy: _Tenancy) -> None:
+    async def _start_provisioned(self, tenancy: Tenancy) -> None:
         environment: Environment | None = None
         try:
             start = Start(PROVISIONED_INIT_SECONDS, provisioned=True, asked=self._home.clock())
-            environment = await self._home.create(self, start)
+            environment = await self._home.create(self.function, self, start)
             environment.bind(None)
             tenancy.environments.add(environment)
             self._provision.add(environment)
