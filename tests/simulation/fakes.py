@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,9 @@ from insula.model.function import PER_TENANT, FunctionVersion
 from insula.model.invocation import Invocation
 from insula.model.settings import FunctionSettings
 from insula.model.share import Shares
+from insula.runtime_api.extensions import Extensions
 from insula.runtime_api.server import Listener, RuntimeFailure
+from insula.runtime_api.telemetry import Telemetry
 from insula.sandbox.driver import Exit, SandboxSpec
 from insula.telemetry.logs import LogStream
 
@@ -209,7 +211,8 @@ class FakeSandbox:
 class FakeRuntimeApi:
     """In the place of ``RuntimeApi``: the listening socket is the fake sandbox itself."""
 
-    def __init__(self, listener: Listener, **_: object) -> None:
+    def __init__(self, listener: Listener, *, extensions: Sequence[str], telemetry: Telemetry) -> None:
+        self.extensions = Extensions(listener, extensions, lambda: None, telemetry)
         self._listener = listener
         self._sandbox: FakeSandbox | None = None
 

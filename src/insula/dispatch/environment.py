@@ -18,18 +18,15 @@ import asyncio
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol
 
+from insula.dispatch.journal import Journal
 from insula.dispatch.log import Log
 from insula.dispatch.report import (
     Failure,
     exited,
-    init_report_line,
-    init_start_line,
+    extension_failed,
     oversize_document,
-    report_lines,
-    start_line,
     timed_out,
 )
 from insula.model.function import FunctionVersion
@@ -37,6 +34,7 @@ from insula.model.invocation import Invocation, InvocationResult
 from insula.model.limits import INIT_TIMEOUT_SECONDS
 from insula.model.stream import ResponseStream
 from insula.runtime_api.server import RuntimeApi, RuntimeFailure
+from insula.runtime_api.telemetry import Telemetry
 from insula.sandbox.driver import Exit, Sandbox
 from insula.telemetry.logs import LogStream
 
@@ -157,12 +155,16 @@ class Environment:
         self.successor: Callable[[], None] | None = None
         self._served = 0
         self._sandbox = sandbox
-        self._log = Log(stream)
+        self._extensions = set(sandbox.spec.extensions)
+        self._telemetry = Telemetry(sandbox.connect, wall, expected=bool(self._extensions))
+        self._log = Log(stream, self._telemetry)
+        self._journal = Journal(
+            self._log, self._telemetry, function, phase=start.phase, provisioned=start.provisioned, wall=wall
+        )
         self._on_settled = on_settled
         self._clock = clock
         self._wall = wall
-        self._extensions = set(sandbox.spec.extensions)
-        self._api = RuntimeApi(self, extensions=sandbox.spec.extensions)
+        self._api = RuntimeApi(self, extensions=sandbox.spec.extensions, telemetry=self._telemetry)
         self._loop = asyncio.get_running_loop()
         self._run: _Run | None = None
         self._init_error: RuntimeFailure | None = None
@@ -173,9 +175,9 @@ class Environment:
 
     async def open(self) -> None:
         """Serve the Runtime API and follow the log."""
-        self._log.platform(init_start_line(self.function))
+        self._journal.init_started()
         self._ended = asyncio.create_task(self._watch())
-        self._log.follow(self._sandbox.log)
+        self._log.follow(self._sandbox.log, "extension" if self._extensions else "function")
         try:
             await self._api.serve(self._sandbox.listener)
         except OSError:
@@ -211,7 +213,7 @@ class Environment:
                 f"and was to run {invocation.function.arn} ({invocation.function.deployment}), "
                 f"tenant {invocation.tenant!r}"
             )
-        self._sandbox.thaw()
+        self._thaw()
         now = self._clock()
         timeout = self.function.timeout
         self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
@@ -220,7 +222,7 @@ class Environment:
         self._timer = self._loop.call_later(timeout, self._on_timeout)
         self._run = _Run(invocation, future, now)
         self._log.tail = bytearray() if invocation.tail else None
-        self._log.platform(start_line(invocation))
+        self._journal.started(invocation)
         return future
 
     def check_memory(self) -> None:
@@ -230,6 +232,13 @@ class Environment:
     def freeze(self) -> None:
         """Let nothing run in it until its next invocation."""
         self._sandbox.freeze()
+        if self._telemetry.active:
+            self._telemetry.pause()
+
+    def _thaw(self) -> None:
+        self._sandbox.thaw()
+        if self._telemetry.active:
+            self._telemetry.resume()
 
     def end(self, reason: str = "SPINDOWN") -> None:
         """End it, after a shutdown phase if it has extensions, at once if it has none.
@@ -243,7 +252,8 @@ class Environment:
             return
         self.state = State.ENDING
         self._timer.cancel()
-        self._sandbox.thaw()
+        self._thaw()
+        self._telemetry.flush()
         self._api.shutdown(reason, int((self._wall() + grace) * 1000))
         if grace <= _TERMINATION_SECONDS:
             self._terminate()
@@ -266,6 +276,8 @@ class Environment:
 
     def on_registered(self) -> None:
         """The extensions are there; now the runtime starts."""
+        self._log.drain()
+        self._log.source = "function"
         self._sandbox.start_runtime()
 
     def on_next(self) -> None:
@@ -273,9 +285,9 @@ class Environment:
         if self._init_error is not None or self._failure is not None:
             return  # it is being ended
         if self.state is State.STARTING:
-            self._log.drain()  # what init printed stands before START
-            self._log.tail = None
             self.init_seconds = self._clock() - self.born
+            self._journal.init_ended(self.init_seconds, self._api.extensions.all)
+            self._log.tail = None
             self._sandbox.begin_invocations()
             self.owner.on_started(self)
         elif self.state is not State.FINISHING:
@@ -289,40 +301,42 @@ class Environment:
         """The function answered."""
         self._finish(payload, None, None)
 
+    def on_stream(self, request_id: str, content_type: str) -> ResponseStream | None:  # noqa: ARG002
+        """The function begins to answer piece by piece."""
+        return None if self._run is None else self._run.invocation.stream
+
+    def on_stream_end(self, request_id: str, error: RuntimeFailure | None) -> None:  # noqa: ARG002
+        """The function sent its last piece, or its answer broke off."""
+        if error is None:
+            self._finish(b"", None, None)
+        else:
+            self._finish(error.body, error.kind, None, error.kind)
+
     def on_error(self, request_id: str, error: RuntimeFailure) -> None:  # noqa: ARG002
         """The function raised."""
-        self._finish(error.body, "Unhandled", None)
+        self._finish(error.body, "Unhandled", None, error.kind)
 
     def on_oversize(self, request_id: str) -> None:  # noqa: ARG002
         """The answer was too large."""
         self._finish(oversize_document(), "Unhandled", None)
-
-    def on_stream(self, request_id: str, content_type: str) -> ResponseStream | None:  # noqa: ARG002
-        """The function begins to answer as a stream; collected, unless its caller wants it as one."""
-        return None
-
-    def on_stream_end(self, request_id: str, error: RuntimeFailure | None) -> None:
-        """The stream is complete, or broke off."""
-
-    def on_extension_error(self, kind: str, body: bytes) -> None:  # noqa: ARG002
-        """An extension gave up."""
-        self._failure = Failure(kind, "extension failed")
-        self.kill()
 
     def on_init_error(self, error: RuntimeFailure) -> None:
         """The runtime gives up; it exits by itself, and if not, it is made to."""
         self._init_error = error
         self.kill()
 
+    def on_extension_error(self, kind: str, body: bytes) -> None:
+        """An extension gives up, and the environment with it."""
+        if self._failure is None and self.state not in {State.ENDING, State.ENDED}:
+            self._failure = extension_failed(kind, body)
+            self.kill()
+
     # The clock speaks.
 
     def _on_timeout(self) -> None:
         """An answer does not stop the clock, only the poll after it does: else who never polls would never end."""
         self._failure = timed_out(self.function.timeout)
-        run = self._run
-        if run is not None:
-            self._log.drain()
-            self._log.platform(f"{_timestamp(self._wall())} {run.invocation.request_id} {self._failure.message}")
+        self._log.drain()
         self.end("TIMEOUT")
         self._finish_failed(self._failure)
 
@@ -354,6 +368,7 @@ class Environment:
         was, self.state = self.state, State.ENDED
         self._timer.cancel()
         self._api.close()
+        self._telemetry.close()
         failure = self._failure or exited(how)
         if self._run is not None:
             self._finish_failed(failure)
@@ -368,13 +383,12 @@ class Environment:
         if posted is not None:
             failure = Failure(posted.kind, "")
         seconds, peak = self._clock() - self.born, self._sandbox.peak_memory()
-        self._log.platform(init_report_line(seconds, failure.status, failure.kind, self.start.phase))
+        self._journal.init_failed(seconds, failure)
 
         def outcome(invocation: Invocation) -> InvocationResult:
             """The invocation came no further than init: so say its lines and its answer."""
-            self._log.platform(start_line(invocation))
-            for line in report_lines(invocation, duration=seconds, init=None, peak=peak, failure=failure):
-                self._log.platform(line)
+            self._journal.started(invocation)
+            self._journal.finished(invocation, duration=seconds, init=None, peak=peak, failure=failure)
             self._log.stream.close()
             payload = failure.document(invocation.request_id) if posted is None else posted.body
             kept = self._log.latest() if invocation.tail else None
@@ -388,11 +402,10 @@ class Environment:
     def _finish_failed(self, failure: Failure) -> None:
         run = self._run
         if run is not None:
-            if failure.status == "error":
-                self._log.platform(f"RequestId: {run.invocation.request_id} Error: {failure.message}\n{failure.kind}")
+            self._journal.failed(run.invocation, failure)
             self._finish(failure.document(run.invocation.request_id), "Unhandled", failure)
 
-    def _finish(self, payload: bytes, error: str | None, failure: Failure | None) -> None:
+    def _finish(self, payload: bytes, error: str | None, failure: Failure | None, kind: str | None = None) -> None:
         run = self._run
         if run is None:
             return
@@ -404,8 +417,17 @@ class Environment:
         init = self.init_seconds if self._served == 0 else None
         self._served += 1
         peak = self._sandbox.peak_memory()
-        for line in report_lines(run.invocation, duration=duration, init=init, peak=peak, failure=failure):
-            self._log.platform(line)
+        stream = run.invocation.stream
+        produced = len(payload) if stream is None else len(payload) + stream.size
+        self._journal.finished(
+            run.invocation,
+            duration=duration,
+            init=init,
+            peak=peak,
+            produced=produced,
+            failure=failure,
+            error=kind,
+        )
         tail = self._log.latest() if run.invocation.tail else None
         self._log.tail = None
         if not run.future.done():
@@ -415,7 +437,3 @@ class Environment:
     def _violation(self, what: str) -> None:
         self.kill()
         raise TenancyViolationError(f"environment {self._sandbox.spec.id} is {what}; it was killed")
-
-
-def _timestamp(unix: float) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from insula.model.limits import LOG_TAIL_BYTES
+from insula.runtime_api.telemetry import Telemetry
 from insula.telemetry.logs import LogStream
 
 _CHUNK = 1 << 16
@@ -22,22 +23,27 @@ class Log:
 
     Args:
         stream: where all lines go.
+        telemetry: who hears of what is printed.
 
     Attributes:
+        source: who prints, as telemetry names it: ``function``, or ``extension`` before the runtime is started.
         tail: who collects the latest lines: at init for a caller that may never get further, then per invocation for
             one that asked; None if nobody does.
     """
 
-    def __init__(self, stream: LogStream) -> None:
+    def __init__(self, stream: LogStream, telemetry: Telemetry) -> None:
         self.stream = stream
+        self.source = "function"
+        self._telemetry = telemetry
         self.tail: bytearray | None = bytearray()
         self._pipe = -1
         self._partial = b""
         self._loop = asyncio.get_running_loop()
 
-    def follow(self, pipe: int) -> None:
-        """Begin to read a pipe, which is owned from here on."""
+    def follow(self, pipe: int, source: str) -> None:
+        """Begin to read a pipe, which is owned from here on, and to which ``source`` prints."""
         self._pipe = pipe
+        self.source = source
         self._resume()
 
     def platform(self, line: str) -> None:
@@ -104,6 +110,8 @@ class Log:
         # awslambdaric joins the lines of a traceback by carriage returns, to keep them one event.
         text = line.decode("utf-8", "replace").replace("\r", "\n")
         self.stream.write(text)
+        if self._telemetry.active:
+            self._telemetry.emit(self.source, text)
         self._keep(text)
 
     def _keep(self, line: str) -> None:

@@ -15,6 +15,7 @@ from insula.model.invocation import Invocation
 from insula.model.limits import RESPONSE_PAYLOAD_BYTES
 from insula.sandbox.driver import Exit
 
+_MAX_MESSAGE = 1024  # characters that an extension may say
 _SIGNALS = {
     4: "illegal instruction",
     6: "aborted",
@@ -64,6 +65,15 @@ def exited(how: Exit) -> Failure:
     return Failure("Runtime.ExitError", f"Runtime exited with error: exit status {how.status}")
 
 
+def extension_failed(kind: str, body: bytes) -> Failure:
+    """An extension reported an error of its own, with a document that may have an ``errorMessage``."""
+    try:
+        message = json.loads(body)["errorMessage"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        message = None
+    return Failure(kind, message[:_MAX_MESSAGE] if isinstance(message, str) else "extension reported an error")
+
+
 def oversize_document() -> bytes:
     """The payload in place of an answer that was over the limit."""
     message = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_PAYLOAD_BYTES} bytes)."
@@ -85,6 +95,11 @@ def init_report_line(seconds: float, status: str, kind: str, phase: str = "init"
     return "\t".join(fields)
 
 
+def extension_line(name: str, events: tuple[str, ...]) -> str:
+    """Says that an extension is ready, and for what."""
+    return f"EXTENSION\tName: {name}\tState: Ready\tEvents: [{', '.join(events)}]"
+
+
 def start_line(invocation: Invocation) -> str:
     """First line of an invocation."""
     return f"START RequestId: {invocation.request_id} Version: {invocation.function.version}"
@@ -95,14 +110,12 @@ def report_lines(
 ) -> tuple[str, str]:
     """END and REPORT; durations in seconds, ``peak`` in bytes. ``init`` only for an environment's first invocation."""
     request_id, function = invocation.request_id, invocation.function
-    # AWS bills the init phase with the first invocation (since August 2025).
-    billed = math.ceil((duration + (init or 0.0)) * 1000)
     fields = [
         f"REPORT RequestId: {request_id}",
         f"Duration: {duration * 1000:.2f} ms",
-        f"Billed Duration: {billed} ms",
+        f"Billed Duration: {billed_ms(duration, init)} ms",
         f"Memory Size: {function.memory} MB",
-        f"Max Memory Used: {min(math.ceil(peak / (1 << 20)), function.memory)} MB",
+        f"Max Memory Used: {used_mb(peak, function)} MB",
     ]
     if init is not None:
         fields.append(f"Init Duration: {init * 1000:.2f} ms")
@@ -111,3 +124,13 @@ def report_lines(
         if failure.status == "error":
             fields.append(f"Error Type: {failure.kind}")
     return f"END RequestId: {request_id}", "\t".join(fields) + "\t"
+
+
+def billed_ms(duration: float, init: float | None) -> int:
+    """Milliseconds that an invocation costs. AWS bills the init phase with the first one (since August 2025)."""
+    return math.ceil((duration + (init or 0.0)) * 1000)
+
+
+def used_mb(peak: int, function: FunctionVersion) -> int:
+    """Memory that was used at most, as AWS shows it: never more than there is."""
+    return min(math.ceil(peak / (1 << 20)), function.memory)
