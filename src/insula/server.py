@@ -34,6 +34,7 @@ from insula.lambda_api.download import CodeLinks
 from insula.lambda_api.provision import restore
 from insula.lambda_api.service import load_service
 from insula.lambda_api.sigv4 import Credential, Verifier
+from insula.model.errors import InvalidParameterValueException
 from insula.model.function import FunctionVersion
 from insula.model.limits import ACCOUNT_CONCURRENCY
 from insula.model.settings import FunctionSettings, function_settings
@@ -170,7 +171,11 @@ class _Functions:
         return self.catalog.function(function.account, function.name, function.version)
 
     def settings(self, function: FunctionVersion) -> FunctionSettings:
-        return function_settings(self.catalog.tags(function.account, function.name))
+        try:
+            return function_settings(self.catalog.tags(function.account, function.name))
+        except InvalidParameterValueException as error:  # stored by another release
+            logger.warning("%s: %s The default is used.", function.arn, error)
+            return FunctionSettings()
 
     def code(self, function: FunctionVersion) -> Path:
         return self.code_store.unpacked_path(function.code_sha256)

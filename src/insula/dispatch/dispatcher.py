@@ -312,13 +312,19 @@ class Dispatcher:
     async def _tidy_up(self) -> None:
         while True:
             await asyncio.sleep(_TIDY_SECONDS)
-            self._end_old()
-            self._relieve()
-            for deployment, pool in list(self._pools.items()):
-                pool.balance()
-                if pool.empty:
-                    del self._pools[deployment]
-            self._quotas.sweep()
+            try:
+                self._tidy()
+            except Exception:
+                logger.exception("environments could not be looked after")  # the next round may
+
+    def _tidy(self) -> None:
+        self._end_old()
+        self._relieve()
+        for deployment, pool in list(self._pools.items()):
+            pool.balance()
+            if pool.empty:
+                del self._pools[deployment]
+        self._quotas.sweep()
 
     def _end_old(self) -> None:
         now = self.clock()
