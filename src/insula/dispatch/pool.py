@@ -192,6 +192,7 @@ class Pool:
             return False
         if environment.start.provisioned:
             self._provision.failed("FUNCTION_ERROR_INIT_FAILURE")
+            return False
         tenancy = self._tenants[environment.tenant]
         if environment.start.phase == "init":
             tenancy.retries += 1
@@ -374,26 +375,21 @@ class Pool:
             self._spares.balance()  # a newer deployment may serve by now
 
     def _make_provisioned(self) -> None:
-        tenancy = self._tenants.setdefault(None, Tenancy())
-        tenancy.starting += 1  # who waits may count on it
-        self._spawn(self._start_provisioned(tenancy))
+        self._spawn(self._start_provisioned())
 
-    async def _start_provisioned(self, tenancy: Tenancy) -> None:
+    async def _start_provisioned(self) -> None:
         environment: Environment | None = None
         try:
             start = Start(PROVISIONED_INIT_SECONDS, provisioned=True, asked=self._home.clock())
             environment = await self._home.create(self.function, self, start)
             environment.bind(None)
-            tenancy.environments.add(environment)
+            self._tenants.setdefault(None, Tenancy()).environments.add(environment)
             self._provision.add(environment)
         except Exception as error:  # noqa: BLE001 - as above
             self._log_failure(error)
             self._provision.failed(str(error) if isinstance(error, SandboxError) else "The server's log says why.")
         finally:
             self._provision.making -= 1
-            tenancy.starting -= 1
-            if environment is None:
-                self._supply_or_fail(None, tenancy)
         if environment is not None:
             await environment.open()
             self.balance()

@@ -37,8 +37,8 @@ class Tenancy:
 
     @property
     def new(self) -> int:
-        """Environments that are being made or initialised."""
-        return self.starting + sum(e.state is State.STARTING for e in self.environments)
+        """Environments that are being made or initialised; not provisioned ones, whose init may take 15 minutes."""
+        return self.starting + sum(e.state is State.STARTING and not e.start.provisioned for e in self.environments)
 
     @property
     def empty(self) -> bool:
