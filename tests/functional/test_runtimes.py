@@ -272,17 +272,12 @@ def test_a_program_fails_as_any_runtime_does(function: Callable[..., Function]) 
     assert made.invoke(1)["count"] == 1
 
 
-unreported = pytest.mark.xfail(strict=True, reason="dispatch does not report Exit.entrypoint yet")
-
-
-@unreported
 def test_a_program_without_its_executable_bit_is_not_started(function: Callable[..., Function]) -> None:
     failed = function({"bootstrap": PERL}, Runtime="provided.al2023").fail()
     assert failed["errorType"] == "Runtime.InvalidEntrypoint"
     assert failed["errorMessage"].endswith("Error: fork/exec /var/task/bootstrap: permission denied")
 
 
-@unreported
 def test_a_package_without_a_program_says_where_it_was_looked_for(function: Callable[..., Function]) -> None:
     failed = function("", Runtime="provided.al2023").fail()
     assert failed["errorType"] == "Runtime.InvalidEntrypoint"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from insula.dispatch.journal import Journal
+from insula.dispatch.journal import Journal, Outcome
 from insula.dispatch.log import Log
 from insula.dispatch.report import (
     Failure,
@@ -167,6 +167,7 @@ class Environment:
         self._api = RuntimeApi(self, extensions=sandbox.spec.extensions, telemetry=self._telemetry)
         self._loop = asyncio.get_running_loop()
         self._run: _Run | None = None
+        self._unrecorded: Outcome | None = None
         self._init_error: RuntimeFailure | None = None
         self._failure: Failure | None = None
         self._timer = self._loop.call_later(start.limit, self._on_init_timeout)  # until the next poll
@@ -213,6 +214,7 @@ class Environment:
                 f"and was to run {invocation.function.arn} ({invocation.function.deployment}), "
                 f"tenant {invocation.tenant!r}"
             )
+        self._record()
         self._thaw()
         now = self._clock()
         timeout = self.function.timeout
@@ -364,12 +366,15 @@ class Environment:
         self._close(await self._sandbox.wait())
 
     def _close(self, how: Exit) -> None:
+        self._record()
         self._log.end()
         was, self.state = self.state, State.ENDED
         self._timer.cancel()
         self._api.close()
         self._telemetry.close()
         failure = self._failure or exited(how)
+        if how.out_of_memory and failure.kind == "Extension.Crash":
+            failure = exited(how)
         if self._run is not None:
             self._finish_failed(failure)
         if was is State.STARTING:
@@ -388,7 +393,7 @@ class Environment:
         def outcome(invocation: Invocation) -> InvocationResult:
             """The invocation came no further than init: so say its lines and its answer."""
             self._journal.started(invocation)
-            self._journal.finished(invocation, duration=seconds, init=None, peak=peak, failure=failure)
+            self._journal.finished(Outcome(invocation, seconds, None, 0, failure, None), peak)
             self._log.stream.close()
             payload = failure.document(invocation.request_id) if posted is None else posted.body
             kept = self._log.latest() if invocation.tail else None
@@ -409,30 +414,31 @@ class Environment:
         run = self._run
         if run is None:
             return
-        self._log.drain()
         self._run = None
         if self.state is State.BUSY:
             self.state = State.FINISHING
-        duration = self._clock() - run.started
-        init = self.init_seconds if self._served == 0 else None
-        self._served += 1
-        peak = self._sandbox.peak_memory()
         stream = run.invocation.stream
         produced = len(payload) if stream is None else len(payload) + stream.size
-        self._journal.finished(
-            run.invocation,
-            duration=duration,
-            init=init,
-            peak=peak,
-            produced=produced,
-            failure=failure,
-            error=kind,
-        )
-        tail = self._log.latest() if run.invocation.tail else None
-        self._log.tail = None
+        init = self.init_seconds if self._served == 0 else None
+        self._served += 1
+        self._unrecorded = Outcome(run.invocation, self._clock() - run.started, init, produced, failure, kind)
+        tail = self._record() if run.invocation.tail or failure is not None else None
         if not run.future.done():
             run.future.set_result(InvocationResult(payload, error, self.function.version, tail))
+        # The answer goes first, and is on its way while this is written.
+        self._loop.call_soon(self._record)
         self._on_settled(self)
+
+    def _record(self) -> bytes | None:
+        """Write what is still to be said of the last invocation; returns the end of its log, if it was asked for."""
+        outcome, self._unrecorded = self._unrecorded, None
+        if outcome is None:
+            return None
+        self._log.drain()
+        self._journal.finished(outcome, self._sandbox.peak_memory())
+        tail = self._log.latest() if outcome.invocation.tail else None
+        self._log.tail = None
+        return tail
 
     def _violation(self, what: str) -> None:
         self.kill()

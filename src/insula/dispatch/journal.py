@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from insula.dispatch.events import Events
@@ -19,6 +20,26 @@ from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation
 from insula.runtime_api.extensions import Extension
 from insula.runtime_api.telemetry import Telemetry
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an invocation went.
+
+    Attributes:
+        duration: seconds.
+        init: seconds that initialization took, for an environment's first invocation.
+        produced: bytes of the answer.
+        failure: why the platform ended it, if it did.
+        error: type of the error that the function or its runtime reported.
+    """
+
+    invocation: Invocation
+    duration: float
+    init: float | None
+    produced: int
+    failure: Failure | None
+    error: str | None
 
 
 class Journal:
@@ -80,31 +101,18 @@ class Journal:
         else:
             self._log.platform(f"RequestId: {request_id} Error: {failure.message}\n{failure.kind}")
 
-    def finished(
-        self,
-        invocation: Invocation,
-        *,
-        duration: float,
-        init: float | None,
-        peak: int,
-        produced: int = 0,
-        failure: Failure | None,
-        error: str | None = None,
-    ) -> None:
-        """An invocation is over.
-
-        Args:
-            duration: seconds.
-            init: seconds that initialization took, for an environment's first invocation.
-            peak: most bytes of memory that were used at once.
-            produced: bytes of the answer.
-            failure: why the platform ended it, if it did.
-            error: type of the error that the function or its runtime reported.
-        """
-        for line in report_lines(invocation, duration=duration, init=init, peak=peak, failure=failure):
+    def finished(self, outcome: Outcome, peak: int) -> None:
+        """An invocation is over; ``peak`` is the most bytes of memory that were used at once."""
+        invocation, failure = outcome.invocation, outcome.failure
+        lines = report_lines(invocation, duration=outcome.duration, init=outcome.init, peak=peak, failure=failure)
+        for line in lines:
             self._log.platform(line)
         if self._telemetry.active:
-            outcome = failure or (Failure(error, "") if error else None)
             self._events.finished(
-                invocation, duration=duration, init=init, peak=peak, produced=produced, failure=outcome
+                invocation,
+                duration=outcome.duration,
+                init=outcome.init,
+                peak=peak,
+                produced=outcome.produced,
+                failure=failure or (Failure(outcome.error, "") if outcome.error else None),
             )

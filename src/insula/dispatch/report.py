@@ -54,7 +54,9 @@ def timed_out(seconds: float) -> Failure:
 
 
 def exited(how: Exit) -> Failure:
-    """The runtime process ended."""
+    """The runtime process ended, or there was none."""
+    if how.entrypoint is not None:
+        return Failure("Runtime.InvalidEntrypoint", how.entrypoint)
     if how.out_of_memory:
         return Failure("Runtime.OutOfMemory", "Runtime exited with error: signal: killed")
     if how.signal is not None:

@@ -89,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._pieces = 0
         self._completed = False
+        self._last = False
         self._resting = False
         self._headers: dict[bytes, bytes] = {}
         self._reset()
@@ -231,6 +232,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._header_bytes = 0
         self._completed = True
+        self._last = not self._parser.should_keep_alive()
         action, api = self._action, self._api
         if self._transport is None:  # aborted meanwhile, with more requests in the same piece of data
             return
@@ -303,9 +305,11 @@ class Connection(asyncio.Protocol):
     # Answers
 
     def send(self, data: bytes) -> None:
-        """Write to the runtime, unless it is gone."""
+        """Write to the runtime, unless it is gone; the answer to its last request closes the connection."""
         if self._transport is not None:
             self._transport.write(data)
+            if self._last:
+                self._transport.close()
 
     def answer(self, status: int, body: bytes, *headers: str) -> None:
         """Answer with a JSON document."""

@@ -191,11 +191,12 @@ class RuntimeApi:
             connection.refuse_request_id()
             return
         self._current = None
-        connection.send(ACCEPTED)
         if error_kind is None:
             self._listener.on_response(request_id, body)
         else:
             self._listener.on_error(request_id, RuntimeFailure(body, error_kind))
+        # After what the listener set off: whoever waits for this answer gets it before the runtime goes on.
+        asyncio.get_running_loop().call_soon(connection.send, ACCEPTED)
         self._announce()
 
     def _announce(self) -> None:

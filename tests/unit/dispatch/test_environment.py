@@ -343,6 +343,7 @@ def test_only_the_first_invocation_reports_init() -> None:
             bench.sandbox.answer()
             await future
             bench.sandbox.poll()
+        await settle()
         reports = [line for line in bench.stream.lines if line.startswith("REPORT")]
         assert reports[0].endswith("Init Duration: 250.00 ms\t")
         assert "Init Duration" not in reports[1]
@@ -454,6 +455,7 @@ def test_a_line_without_end_is_cut_at_256_kib() -> None:
             await asyncio.sleep(0.02)
         bench.sandbox.answer()
         await future
+        await settle()
         written = [line for line in bench.stream.lines if line.startswith("xxx")]
         assert sum(map(len, written)) == 30 * 32768
         assert max(map(len, written)) <= (1 << 18) + (1 << 16)
@@ -487,5 +489,37 @@ def test_an_event_is_the_functions_or_the_platforms() -> None:
         assert ("END RequestId: forged", False) in bench.stream.events
         assert {kind for line, kind in bench.stream.events if line.startswith(("INIT", "START", "REPORT"))} == {True}
         await bench.end()
+
+    run(main())
+
+
+def test_the_caller_is_answered_before_the_log_is_written() -> None:
+    async def main() -> None:
+        bench = await Bench().idle()
+        future = bench.environment.run(new_invocation(FUNCTION, "blue"))
+        future.add_done_callback(lambda _: seen.append(list(bench.stream.lines)))
+        seen: list[list[str]] = []
+        bench.sandbox.answer()
+        await settle()
+        assert [line.split(" ")[0] for line in seen[0]] == ["INIT_START", "START"]
+        assert [line.split(" ")[0] for line in bench.stream.lines][2:] == ["END", "REPORT"]
+        await bench.end()
+
+    run(main())
+
+
+def test_the_log_of_an_invocation_ends_before_the_next_begins() -> None:
+    """A runtime with two connections may ask for its next event while it answers."""
+
+    async def main() -> None:
+        bench = await Bench().idle()
+        for number in (1, 2):
+            bench.environment.run(new_invocation(FUNCTION, "blue", number))
+            bench.sandbox.answer()
+            bench.sandbox.poll()
+        bench.sandbox.die(Exit(1, None))
+        await bench.environment.wait()
+        kinds = [line.split(" ")[0] for line in bench.stream.lines]
+        assert kinds == ["INIT_START", "START", "END", "REPORT", "START", "END", "REPORT"]
 
     run(main())
