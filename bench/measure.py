@@ -18,6 +18,9 @@ SPREAD_TENANTS = 20
 """Tenants that a load is spread over, where it is spread."""
 
 _SETTLE = 1.0
+_REFILL = 0.3
+_WARM_SECONDS = 2.0
+_EDGE = 2  # batches, a hundred tenants
 _GONE_TIMEOUT = 60.0
 _BATCH = 50
 _BATCH_TIMEOUT = 120.0
@@ -71,6 +74,10 @@ class Crowd:
         memory: for each of them.
         machine: bytes of the machine's available memory that each took, the kernel's part included.
         gone: seconds after DeleteFunction in which all their processes ended.
+        early: environments made a second, of the first hundred.
+        late: of the last hundred.
+        warm_before: median warm latency of another tenant before they were made, in milliseconds.
+        warm_beside: the same while they are held.
     """
 
     held: int = 0
@@ -79,7 +86,21 @@ class Crowd:
     memory: Growth | None = None
     machine: float = 0.0
     gone: float | None = None
+    early: float = 0.0
+    late: float = 0.0
+    warm_before: float = 0.0
+    warm_beside: float = 0.0
     failures: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def slower(self) -> float | None:
+        """Warm latency of another tenant beside the crowd, in terms of that before it."""
+        return self.warm_beside / self.warm_before if self.warm_before else None
+
+    @property
+    def late_rate(self) -> float | None:
+        """Rate at which the last hundred were made, in terms of that of the first hundred."""
+        return self.late / self.early if self.early else None
 
 
 class Clock:
@@ -118,16 +139,22 @@ def loads(targets: Sequence[Target], rounds: int, seconds: float, clock: Clock) 
     return results
 
 
-def new_tenants(targets: Sequence[Target], handler: str, count: int, clock: Clock) -> list[NewTenants]:
-    """First invokes of new tenants, one at a time, and the memory of their idle environments."""
+def new_tenants(targets: Sequence[Target], handler: str, count: int, clock: Clock, *, ahead: bool) -> list[NewTenants]:
+    """First invokes of new tenants, one at a time, and the memory of their idle environments.
+
+    Args:
+        ahead: whether environments may be initialised before their tenant comes; then each comes after a pause in which
+            that can be done.
+    """
     results = [NewTenants() for _ in targets]
     rows = list(zip(targets, results, strict=True))
-    functions = [_prepare(target, handler, result.failures) for target, result in rows]
+    functions = [_prepare(target, handler, result.failures, ahead=ahead) for target, result in rows]
     before = [_snapshot(target, result.failures) for target, result in rows]
     for number in range(count):
         for (target, result), function in zip(rows, functions, strict=True):
             stop = result.failures.total() >= _MAX_FAILURES or clock.over(result.failures)
             if function is not None and not stop:
+                time.sleep(_REFILL if ahead else 0.0)
                 _first_and_second(target, function, f"tenant-{number}", result)
     time.sleep(_SETTLE)
     for (target, result), function, snapshot_before in zip(rows, functions, before, strict=True):
@@ -139,9 +166,10 @@ def new_tenants(targets: Sequence[Target], handler: str, count: int, clock: Cloc
 def crowd(target: Target, count: int, clock: Clock) -> Crowd:
     """Hold many tenants of one function at once: make them, invoke each again, delete the function."""
     result = Crowd()
-    function = _prepare(target, "trivial", result.failures)
+    function = _prepare(target, "trivial", result.failures, ahead=False)
     if function is None:
         return result
+    result.warm_before = _warm(target, function, result.failures)
     before, free = _snapshot(target, result.failures), available()
     tenants = [f"tenant-{number}" for number in range(count)]
     first = _each_once(target, function, tenants, 1, failures=result.failures, clock=clock)
@@ -151,6 +179,8 @@ def crowd(target: Target, count: int, clock: Clock) -> Crowd:
     time.sleep(_SETTLE)
     result.memory = _growth(target, before, made, result.failures)
     result.machine = (free - available()) / max(made, 1)
+    result.early, result.late = _rate(first[:_EDGE]), _rate(first[-_EDGE:])
+    result.warm_beside = _warm(target, function, result.failures)
     again = _each_once(target, function, tenants[:made], 2, failures=result.failures, clock=clock)
     result.held = sum(load.requests for load in again)
     start = time.monotonic()
@@ -182,6 +212,22 @@ def _each_once(
     return done
 
 
+def _rate(loads: Sequence[Load]) -> float:
+    seconds = sum(load.seconds for load in loads)
+    return sum(load.requests for load in loads) / seconds if seconds else 0.0
+
+
+def _warm(target: Target, function: str, failures: Counter[str]) -> float:
+    """Median warm latency of the tenant that ``_prepare`` made, in milliseconds; 0 if it is not known."""
+    try:
+        load = run(Job(target.host, target.port, 1, _WARM_SECONDS, repeat=True), [target.request(function, "warm")])
+    except _ERRORS as error:
+        failures[f"warm: {error}"] += 1
+        return 0.0
+    failures.update(load.failures)
+    return load.p50_ms
+
+
 def _load(target: Target, function: str, case: Case, seconds: float, failures: Counter[str]) -> Load | None:
     try:
         # Signed for each sample: a signature is valid for five minutes.
@@ -211,9 +257,9 @@ def _first_and_second(target: Target, function: str, tenant: str, result: NewTen
         result.second.append(second)
 
 
-def _prepare(target: Target, handler: str, failures: Counter[str]) -> str | None:
+def _prepare(target: Target, handler: str, failures: Counter[str], *, ahead: bool) -> str | None:
     """Create a function and invoke it once, so that its code is unpacked and its runtime loaded."""
-    function = _create(target, handler, failures)
+    function = _create(target, handler, failures, ahead=ahead)
     if function is None:
         return None
     try:
@@ -230,9 +276,9 @@ def _prepare(target: Target, handler: str, failures: Counter[str]) -> str | None
     return function
 
 
-def _create(target: Target, handler: str, failures: Counter[str]) -> str | None:
+def _create(target: Target, handler: str, failures: Counter[str], *, ahead: bool = False) -> str | None:
     try:
-        return target.create(handler)
+        return target.create(handler, ahead=ahead)
     except _ERRORS as error:
         failures[f"CreateFunction: {error}"] += 1
         return None

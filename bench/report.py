@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,8 @@ _CROWD: Sequence[tuple[str, Callable[[Crowd], float | None], str]] = (
     ("time to make all, s", lambda crowd: crowd.seconds, "{:.1f}"),
     ("first invoke with 8 clients, p50, ms", lambda crowd: 1000 * crowd.p50, "{:.1f}"),
     ("memory of the machine for each, MiB", lambda crowd: crowd.machine / _MIB, "{:.2f}"),
+    ("rate of the last hundred ÷ the first", lambda crowd: crowd.late_rate, "{:.2f}"),
+    ("warm p50 of another tenant beside ÷ before", lambda crowd: crowd.slower, "{:.2f}"),
     ("all gone after DeleteFunction, s", lambda crowd: crowd.gone, "{:.2f}"),
 )
 
@@ -40,6 +42,7 @@ class Results:
     labels: tuple[str, str]
     loads: Sequence[Loads]
     new_tenants: Mapping[str, Sequence[NewTenants]]
+    ahead: Sequence[NewTenants]
     crowds: Sequence[Crowd]
 
     def failures(self) -> Iterator[tuple[str, str, str, int]]:
@@ -47,6 +50,7 @@ class Results:
         yield from self._failures("load", [result.failures for result in self.loads])
         for handler, results in self.new_tenants.items():
             yield from self._failures(f"new tenants, {handler}", [result.failures for result in results])
+        yield from self._failures("new tenants, ahead", [result.failures for result in self.ahead])
         yield from self._failures("held at once", [result.failures for result in self.crowds])
 
     def _failures(self, name: str, counters: Sequence[Counter[str]]) -> Iterator[tuple[str, str, str, int]]:
@@ -79,7 +83,7 @@ def markdown(results: Results, facts: Mapping[str, object]) -> str:
         "",
         "Medians over rounds; in brackets the lowest and highest. Ratios are medians of each round's ratio.",
         "",
-        *_table(head, _tenant_rows(results.new_tenants)),
+        *_table(head, (*_tenant_rows(results.new_tenants), *_ahead_rows(results.ahead))),
         "",
         *_table(head, _crowd_rows(results.crowds)),
         "",
@@ -123,6 +127,16 @@ def _tenant_rows(measured: Mapping[str, Sequence[NewTenants]]) -> Iterator[Row]:
             yield [f"idle environment, {handler} handler: {text}, MiB", *_pair(values, "{:.2f}"), samples]
 
 
+def _ahead_rows(results: Sequence[NewTenants]) -> Iterator[Row]:
+    """What a new tenant finds where environments are initialised ahead, in terms of a warm invocation."""
+    samples = " / ".join(str(len(result.first)) for result in results)
+    for text, share in (("p50", 0.5), ("p90", 0.9)):
+        values = [
+            quantile(result.first, share) / quantile(result.second, 0.5) if result.first else None for result in results
+        ]
+        yield [f"new tenant, initialised ahead: first invoke {text} ÷ warm p50", *_pair(values, "{:.2f}"), samples]
+
+
 def _crowd_rows(crowds: Sequence[Crowd]) -> Iterator[Row]:
     samples = " / ".join(str(crowd.held) for crowd in crowds)
     made = [crowd if crowd.held else None for crowd in crowds]
@@ -164,6 +178,6 @@ def _each(items: Sequence[_Item | None], figure: Callable[[_Item], float | None]
     return [None if item is None else figure(item) for item in items]
 
 
-def _table(head: Row, rows: Iterator[Row]) -> Iterator[str]:
+def _table(head: Row, rows: Iterable[Row]) -> Iterator[str]:
     for row in (head, ["---", *("---:" for _ in head[1:])], *rows):
         yield "| " + " | ".join(row) + " |"

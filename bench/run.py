@@ -82,12 +82,14 @@ def _measure(targets: tuple[Target, Target], options: argparse.Namespace) -> Res
     tenants = {}
     for handler in HANDLERS:
         _progress(f"new tenants, {handler} handler")
-        tenants[handler] = new_tenants(targets, handler, options.tenants, clock)
+        tenants[handler] = new_tenants(targets, handler, options.tenants, clock, ahead=False)
+    _progress("new tenants, trivial handler, environments initialised ahead")
+    ahead = new_tenants(targets, "trivial", options.tenants, clock, ahead=True)
     crowds = []
     for target in targets:
         _progress(f"{options.crowd} tenants held at once, {target.label}")
         crowds.append(crowd(target, options.crowd, clock))
-    return Results((targets[0].label, targets[1].label), loaded, tenants, crowds)
+    return Results((targets[0].label, targets[1].label), loaded, tenants, ahead, crowds)
 
 
 def _raw(results: Results, facts: dict[str, object], options: argparse.Namespace) -> dict[str, object]:
@@ -98,6 +100,7 @@ def _raw(results: Results, facts: dict[str, object], options: argparse.Namespace
         "labels": results.labels,
         "loads": [_raw_loads(result) for result in results.loads],
         "new_tenants": results.new_tenants,
+        "new_tenants_ahead": results.ahead,
         "crowds": results.crowds,
     }
 

@@ -19,6 +19,12 @@ from target import Access
 
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 60.0
+_ROOM = (
+    "--concurrency",
+    "2000",
+    "--idle-timeout",
+    "3600",
+)  # 5,000 tenant environments: a crowd, and who was there before
 
 
 class StartError(Exception):
@@ -58,7 +64,7 @@ def insula(folder: Path) -> Iterator[tuple[Access, int]]:
     with (
         log.open("wb") as output,
         _running(
-            [program, "serve", "--port", str(port), "--data-dir", str(data)], output, subprocess.STDOUT
+            [program, "serve", "--port", str(port), "--data-dir", str(data), *_ROOM], output, subprocess.STDOUT
         ) as process,
     ):
         _wait_healthy(process, port, log)

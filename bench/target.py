@@ -86,8 +86,12 @@ class Target:
             config=Config(retries={"total_max_attempts": 1}, read_timeout=60),
         )
 
-    def create(self, handler: str) -> str:
+    def create(self, handler: str, *, ahead: bool) -> str:
         """Create a tenant-isolated function with one of HANDLERS and wait until it is active; its name.
+
+        Args:
+            ahead: whether environments may be initialised before their tenant comes. It is a tag of Insula's own, which
+                other endpoints only keep.
 
         Raises:
             botocore.exceptions.BotoCoreError, ClientError: the endpoint refuses or does not answer.
@@ -102,6 +106,7 @@ class Target:
             MemorySize=self._settings.memory,
             TenancyConfig={"TenantIsolationMode": "PER_TENANT"},
             Code={"ZipFile": _package(HANDLERS[handler])},
+            Tags={} if ahead else {"insula:proactive": "0"},
         )
         self._functions.add(name)
         waiter = self._client.get_waiter("function_active_v2")
