@@ -28,7 +28,7 @@ from insula.dispatch.quotas import Quotas
 from insula.front.limits import Limits
 from insula.front.server import Front
 from insula.lambda_api.activation import Activation
-from insula.lambda_api.app import LambdaApi
+from insula.lambda_api.app import LambdaApi, Page
 from insula.lambda_api.context import Services
 from insula.lambda_api.download import CodeLinks
 from insula.lambda_api.provision import restore
@@ -46,6 +46,7 @@ from insula.sandbox.runtimes import default_folder, default_runtime, load_runtim
 from insula.store.catalog import Catalog
 from insula.store.shares import SharesError, load_shares
 from insula.telemetry.logs import LogStore
+from insula.telemetry.metrics import CONTENT_TYPE, Metrics
 
 ISOLATIONS = ("namespaces", "none")
 _ENDPOINT_FILE = "server.json"
@@ -139,7 +140,8 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
         random=random.random,
     )
     verifier = None if settings.no_auth else _verifier(settings, catalog)
-    app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account)
+    pages = {b"/metrics": Page(Metrics(dispatcher.counts).render, CONTENT_TYPE, local=True)}
+    app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account, pages=pages)
     activation.resume()
     restore(services)
     background = [

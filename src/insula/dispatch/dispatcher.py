@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,12 @@ from insula.dispatch.pool import Pool
 from insula.dispatch.provision import Provisioned
 from insula.dispatch.quotas import FunctionQuota, Quotas, Slot
 from insula.dispatch.variables import ON_DEMAND, PROVISIONED_CONCURRENCY, runtime_variables
-from insula.model.errors import ResourceNotFoundException, ServiceException, ServiceUnavailableException
+from insula.model.errors import (
+    ResourceNotFoundException,
+    ServiceException,
+    ServiceUnavailableException,
+    TooManyRequestsException,
+)
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.model.settings import FunctionSettings
@@ -26,6 +32,7 @@ from insula.model.tenant import check_tenant, check_wall
 from insula.sandbox.driver import Driver, SandboxSpec
 from insula.sandbox.extensions import external_extensions
 from insula.telemetry.logs import LogStream
+from insula.telemetry.metrics import Counts
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +120,9 @@ class Dispatcher:
         self.max_age = policy.max_age
         self.made = 0
         self.ended = 0
+        self.violations = 0
+        self._starts = Counter(warm=0, cold=0, proactive=0, provisioned=0)
+        self._throttles: Counter[str] = Counter()
         self._driver = driver
         self._catalog = catalog
         self._logs = logs
@@ -135,15 +145,18 @@ class Dispatcher:
             ServiceException: no environment could be made.
         """
         check_wall(per_tenant=invocation.function.per_tenant, isolates=self._driver.isolates)
-        slot = self._quota(invocation.function).take(invocation.tenant)
+        slot: Slot | None = None
         try:
+            slot = self._quota(invocation.function).take(invocation.tenant)
             environment, invocation = await self._locate(invocation)
             result = self._run(environment, invocation, slot)
-        except InitFailedError as error:
-            slot.give()
-            return error.outcome(invocation)
-        except BaseException:
-            slot.give()
+        except BaseException as error:
+            if slot is not None:
+                slot.give()
+            if isinstance(error, InitFailedError):
+                return error.outcome(invocation)
+            if isinstance(error, TooManyRequestsException):
+                self._throttles[error.reason] += 1
             raise
         # A caller that goes away cancels only its result: the function runs on, and keeps its slot for so long.
         return await result
@@ -185,9 +198,11 @@ class Dispatcher:
         try:
             result = environment.run(invocation)
         except TenancyViolationError as error:
+            self.violations += 1
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
         self._busy[environment] = slot
+        self._starts[_found(environment)] += 1
         return result
 
     def _settle(self, environment: Environment) -> None:
@@ -295,6 +310,22 @@ class Dispatcher:
         for pool in self._pools.values():
             yield from pool.environments()
 
+    def counts(self) -> Counts:
+        """What was counted so far, and what there is now."""
+        return Counts(
+            made=self.made,
+            ended=self.ended,
+            alive=Counter(_kind(environment) for environment in self.environments()),
+            taken=self._quotas.taken,
+            given=self._quotas.given,
+            running=self._quotas.running,
+            rooms=self._quotas.rooms,
+            tenants=sum(pool.tenant_environments for pool in self._pools.values()),
+            starts=self._starts,
+            throttles=self._throttles,
+            violations=self.violations,
+        )
+
     # As time goes by.
 
     async def run(self) -> None:
@@ -351,3 +382,19 @@ class Dispatcher:
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         self.idle.close()
         self.kept.close()
+
+
+def _found(environment: Environment) -> str:
+    """What an invocation finds that is handed to an environment."""
+    if environment.served:
+        return "warm"
+    start = environment.start
+    return "provisioned" if start.provisioned else "proactive" if start.proactive else "cold"
+
+
+def _kind(environment: Environment) -> str:
+    if environment.state is State.STARTING:
+        return "starting"
+    if not environment.bound:
+        return "unbound"
+    return "provisioned" if environment.start.provisioned else "bound"

@@ -61,12 +61,14 @@ class Start:
         limit: seconds that init may take.
         phase: ``init``, or ``invoke`` if an init failed before and this is the retry for an invocation that waits.
         provisioned: whether it is one of a version's provisioned environments.
+        proactive: whether it is made ahead of need, for a tenant that is not known yet.
         asked: when it was asked for, monotonic seconds.
     """
 
     limit: float = INIT_TIMEOUT_SECONDS
     phase: str = "init"
     provisioned: bool = False
+    proactive: bool = False
     asked: float = 0.0
 
 
@@ -128,6 +130,7 @@ class Environment:
         born: when its runtime was started, monotonic seconds.
         idle_since: when it last became idle, monotonic seconds.
         init_seconds: how long init took; None until it is over.
+        served: invocations that it has finished.
         successor: called once nothing of it is left, by who was promised its place in the function's share.
     """
 
@@ -153,7 +156,7 @@ class Environment:
         self.idle_since = 0.0
         self.init_seconds: float | None = None
         self.successor: Callable[[], None] | None = None
-        self._served = 0
+        self.served = 0
         self._sandbox = sandbox
         self._extensions = set(sandbox.spec.extensions)
         self._telemetry = Telemetry(sandbox.connect, wall, expected=bool(self._extensions))
@@ -190,7 +193,7 @@ class Environment:
         Raises:
             TenancyViolationError: it was bound before, or has run an invocation.
         """
-        if self.bound or self._served:
+        if self.bound or self.served:
             self._violation(f"bound to {self.tenant!r}, and was to be bound to {tenant!r}")
         self.bound = True
         self.tenant = tenant
@@ -419,8 +422,8 @@ class Environment:
             self.state = State.FINISHING
         stream = run.invocation.stream
         produced = len(payload) if stream is None else len(payload) + stream.size
-        init = self.init_seconds if self._served == 0 else None
-        self._served += 1
+        init = self.init_seconds if self.served == 0 else None
+        self.served += 1
         self._unrecorded = Outcome(run.invocation, self._clock() - run.started, init, produced, failure, kind)
         tail = self._record() if run.invocation.tail or failure is not None else None
         if not run.future.done():

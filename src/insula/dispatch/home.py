@@ -36,6 +36,7 @@ class Home(Protocol):
         clock: monotonic seconds.
         max_age: seconds after which an environment is ended once it is idle.
         ended: environments of which nothing is left.
+        violations: of isolation, that were stopped.
     """
 
     idle: Shelf
@@ -43,6 +44,7 @@ class Home(Protocol):
     clock: Callable[[], float]
     max_age: float
     ended: int
+    violations: int
 
     async def create(self, function: FunctionVersion, owner: Owner, start: Start) -> Environment:
         """Make an environment and start its runtime."""

@@ -66,6 +66,12 @@ class Pool:
             yield from tenancy.environments
         yield from self._spares
 
+    @property
+    def tenant_environments(self) -> int:
+        """Tenant environments that live or are being made; one that makes room for another is counted as that."""
+        held = (tenancy for tenant, tenancy in self._tenants.items() if tenant is not None)
+        return sum(tenancy.starting + sum(e.successor is None for e in tenancy.environments) for tenancy in held)
+
     def acquire(self, tenant: str | None) -> Environment | asyncio.Future[Environment]:
         """An idle environment of the tenant, or the promise of one.
 
@@ -361,7 +367,7 @@ class Pool:
         environment: Environment | None = None
         try:
             self.quota.take_start()
-            environment = await self._home.create(self.function, self, Start(asked=self._home.clock()))
+            environment = await self._home.create(self.function, self, Start(proactive=True, asked=self._home.clock()))
         except LambdaError:
             self._spares.failed()  # enough are made for those who wait
         except Exception as error:  # noqa: BLE001 - as above; the next caller is told
@@ -412,6 +418,7 @@ class Pool:
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, IsolationError):
+            self._home.violations += 1
             logger.critical("SECURITY: a sandbox failed its verification and was killed: %s", error)
         else:
             unexpected = None if isinstance(error, SandboxError | OSError) else error

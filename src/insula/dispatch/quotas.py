@@ -57,8 +57,8 @@ class Quotas:
 
     @property
     def running(self) -> int:
-        """Invocations that run, in all accounts."""
-        return sum(account.running for account in self._accounts.values())
+        """Invocations that run, in all functions."""
+        return sum(f.running for account in self._accounts.values() for f in account.functions.values())
 
     @property
     def rooms(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import aclosing
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from insula.lambda_api.body import ClientDisconnected, Receive, drain, read_body
@@ -18,18 +21,46 @@ from insula.lambda_api.registry import Operation
 from insula.lambda_api.service import Service
 from insula.lambda_api.sigv4 import SignedRequest, Verifier
 from insula.lambda_api.unsupported import not_built
-from insula.model.errors import LambdaError, ServiceException
+from insula.model.errors import AccessDeniedException, LambdaError, ServiceException
 from insula.model.invocation import new_request_id
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 _DOWNLOADS = PREFIX.encode()
-_JSON = (b"content-type", b"application/json")
+_JSON = b"application/json"
 _CLOSE = (b"connection", b"close")
-_HEALTHY = Response(200, b'{"status":"ok"}')
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is served beside AWS's API, to GET and without a signature.
+
+    Attributes:
+        make: makes the body.
+        local: only for clients on loopback.
+    """
+
+    make: Callable[[], bytes]
+    content_type: bytes = _JSON
+    local: bool = False
+
+    def answer(self, client: tuple[str, int] | None) -> Response:
+        """The page, for a client's address.
+
+        Raises:
+            AccessDeniedException: it is not for clients elsewhere.
+        """
+        if self.local and (client is None or not ipaddress.ip_address(client[0]).is_loopback):
+            raise AccessDeniedException(
+                "This page is served to clients on the server's own host only: ask for it on its loopback address."
+            )
+        return Response(200, self.make())
+
+
+_NO_PAGES: Mapping[bytes, Page] = MappingProxyType({})
 
 
 class LambdaApi:
@@ -39,6 +70,7 @@ class LambdaApi:
         service: the compiled service model.
         verifier: checks signatures; None lets every caller act for ``account``.
         account: the account of callers that are not checked.
+        pages: what is served beside it, by path.
     """
 
     def __init__(
@@ -48,6 +80,7 @@ class LambdaApi:
         *,
         verifier: Verifier | None,
         account: str,
+        pages: Mapping[bytes, Page] = _NO_PAGES,
         operations: Mapping[str, Operation] = OPERATIONS,
     ) -> None:
         self._service = service
@@ -55,6 +88,7 @@ class LambdaApi:
         self._verifier = verifier
         self._account = account
         self._operations = operations
+        self._pages = {b"/healthz": Page(lambda: b'{"status":"ok"}'), **pages}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request. Lifespan and WebSocket connections are left alone."""
@@ -62,11 +96,17 @@ class LambdaApi:
             return
         request_id = new_request_id()
         reader = _Reader(receive)
+        content_type = _JSON
         try:
             if scope["raw_path"].startswith(_DOWNLOADS) and scope["method"] == "GET":
                 await self._services.links.serve(scope["path"], scope["query_string"], send)
                 return
-            response = await self._answer(scope, reader, request_id)
+            page = self._pages.get(scope["raw_path"])
+            if page is not None and scope["method"] == "GET":
+                response = page.answer(scope.get("client"))
+                content_type = page.content_type
+            else:
+                response = await self._answer(scope, reader, request_id)
         except ClientDisconnected:
             return
         except LambdaError as error:
@@ -74,12 +114,10 @@ class LambdaApi:
         except Exception:
             logger.exception("request %s: %s %r failed", request_id, scope["method"], scope["raw_path"])
             response = await _refusal(ServiceException("An error occurred in the service."), reader)
-        await _send(send, response, request_id)
+        await _send(send, response, request_id, content_type)
 
     async def _answer(self, scope: Scope, reader: _Reader, request_id: str) -> Response:
         method, path, query = scope["method"], scope["raw_path"], scope["query_string"]
-        if path == b"/healthz" and method == "GET":
-            return _HEALTHY
         headers = _headers(scope["headers"])
         route, values = self._service.routes.match(method, path, query)
         operation = self._service.operations[route.operation]
@@ -137,7 +175,7 @@ async def _refusal(error: LambdaError, reader: _Reader) -> Response:
     return Response(error.status, json.dumps(error.body()).encode(), tuple(headers))
 
 
-async def _send(send: Send, response: Response, request_id: str) -> None:
+async def _send(send: Send, response: Response, request_id: str, content_type: bytes) -> None:
     headers = [(b"x-amzn-requestid", request_id.encode()), *response.headers]
     if response.stream is not None:
         headers.append((b"content-type", CONTENT_TYPE))
@@ -148,6 +186,6 @@ async def _send(send: Send, response: Response, request_id: str) -> None:
         await send({"type": "http.response.body", "body": b""})
         return
     if response.status != 204:
-        headers += [_JSON, (b"content-length", str(len(response.body)).encode())]
+        headers += [(b"content-type", content_type), (b"content-length", str(len(response.body)).encode())]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
