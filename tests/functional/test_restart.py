@@ -8,7 +8,6 @@ import signal
 import urllib.error
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.conftest import Function
 from tests.functional.deployment import COUNTER, deploy, eventually, send, update
+from tests.leftovers import alive, descriptors, groups
 from tests.server import Server, descendants
 
 NAP = """
@@ -37,32 +37,6 @@ def began(server: Server, running: Future[Any], times: int = 1) -> None:
         return server.cli("logs", "hello").stdout.count(" began") >= times
 
     eventually(check)
-
-
-def groups(server: Server) -> set[Path]:
-    """Cgroup folders of everything that the server started."""
-    found: set[Path] = set()
-    for pid in descendants(server.pid):
-        try:
-            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-        except OSError:
-            continue
-        names = [line.rpartition(":")[2].strip("/") for line in lines]
-        for name in {name for name in names if name.startswith("insula-") and "/" in name}:
-            found.update(Path("/sys/fs/cgroup").glob(f"*/{name}"))
-            found.update(Path("/sys/fs/cgroup").glob(name))
-    return found
-
-
-def alive(pids: set[int]) -> set[int]:
-    return {pid for pid in pids if _state(pid) not in "XZ"}  # a zombie only waits for this machine's init
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
 
 
 def test_a_stop_lets_a_running_invocation_finish(new_server: Callable[..., Server]) -> None:
@@ -191,9 +165,6 @@ def test_a_killed_environment_is_replaced(new_server: Callable[..., Server]) -> 
 def test_rounds_of_create_invoke_and_delete_leave_nothing(new_server: Callable[..., Server]) -> None:
     server = new_server()
 
-    def descriptors() -> int:
-        return sum(1 for _ in Path(f"/proc/{server.pid}/fd").iterdir())
-
     def play(number: int) -> None:
         made = deploy(server, COUNTER + f"# {number % 50}\n", f"f{number}", tenancy=True)
         assert made.invoke(tenant="blue")["count"] == 1
@@ -202,10 +173,10 @@ def test_rounds_of_create_invoke_and_delete_leave_nothing(new_server: Callable[.
     for number in range(10):
         play(number)
     clients = 10  # connections that boto3 keeps
-    before, processes = descriptors(), len(descendants(server.pid))
+    before, processes = len(descriptors(server.pid)), len(descendants(server.pid))
     for number in range(10, 210):
         play(number)
-    eventually(lambda: descriptors() <= before + clients)
+    eventually(lambda: len(descriptors(server.pid)) <= before + clients)
     eventually(lambda: len(descendants(server.pid)) <= processes)
     eventually(lambda: len(groups(server)) <= 4 * 12)
     assert server.client().list_functions()["Functions"] == []

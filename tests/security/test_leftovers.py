@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.leftovers import groups_named, network_namespace, network_namespaces, owner
 from tests.security.conftest import Held, Tenant
 from tests.server import Server, descendants
 
@@ -50,15 +51,16 @@ def test_nothing_stays_of_an_environment_that_ended(blue: Held, server: Server) 
     uid = status.partition("\nUid:\t")[2].split()[0]
     groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     (group,) = {line.rpartition("/")[2] for line in groups if "/insula-" in line}
-    namespace = str(Path(f"/proc/{pid}/ns/net").readlink())
-    assert _groups(group)
-    assert namespace in _namespaces()
+    assert pid is not None
+    namespace = network_namespace(pid)
+    assert groups_named(group)
+    assert namespace in network_namespaces()
     blue.tenant.fail("resources.exit")
     assert blue.tenant.run("memory.files", head=blue.head, root="/tmp") == []  # in its successor
     assert not Path(f"/proc/{pid}").exists()
-    assert not _groups(group)
-    assert namespace not in _namespaces()
-    assert not [path for path in Path("/proc").glob("[0-9]*") if _owner(path) == int(uid)]
+    assert not groups_named(group)
+    assert namespace not in network_namespaces()
+    assert not [path for path in Path("/proc").glob("[0-9]*") if owner(path) == int(uid)]
     assert _find(server, blue) is None
 
 
@@ -69,22 +71,3 @@ def _find(server: Server, held: Held) -> int | None:
             if Path(f"/proc/{pid}/root/tmp/secret").read_text() == held.secret:
                 return pid
     return None
-
-
-def _groups(name: str) -> list[Path]:
-    return list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
-
-
-def _namespaces() -> set[str]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/ns/net"):
-        with contextlib.suppress(OSError):
-            found.add(str(path.readlink()))
-    return found
-
-
-def _owner(path: Path) -> int | None:
-    try:
-        return path.stat().st_uid
-    except OSError:
-        return None
