@@ -32,7 +32,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple
 
 from . import environment as guest
 from .cgroup import Cgroups, Hierarchy
-from .syscalls import CLONE_NEWPID, setns, unmount, unshare
+from .syscalls import CLONE_NEWPID, close_from, setns, unmount, unshare
 
 CONTROL = 3
 _MAX_MESSAGE = 1 << 20
@@ -54,6 +54,8 @@ class Spawner:
         self._pids: Dict[str, int] = {}
         self._statuses: Dict[int, int] = {}  # by pid, the pipe on which init tells how the runtime ended
         self._starved: Set[str] = set()  # ended for their use of memory
+        self._places: List[int] = []  # numbers that a child's own descriptors get
+        self._first_foreign = 0
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
     def preload(self, modules: List[str], runtime_modules: List[str]) -> None:
@@ -85,6 +87,8 @@ class Spawner:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(wake_reader, select.POLLIN)
+        self._places = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
+        self._first_foreign = max(map(int, os.listdir("/proc/self/fd"))) + 1
         while True:
             ready = dict(poll.poll())
             if wake_reader in ready:
@@ -134,6 +138,10 @@ class Spawner:
             self._children[pid] = name
             self._pids[name] = pid
             return None
+        # Descriptors of all other environments go first: with a thousand of them its own would be beyond its limit.
+        channel = os.dup2(channel, self._places[0], inheritable=False)
+        writer = os.dup2(writer, self._places[1], inheritable=False)
+        close_from(self._first_foreign)
         guest.reset_process()
         self._statuses.clear()
         self._children.clear()  # ids of other environments are none of this one's business
