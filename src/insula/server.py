@@ -106,6 +106,7 @@ async def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> None:
     data = settings.data_dir
+    quotas = Quotas(settings.concurrency, shares=_shares(settings))  # refused before anything is begun
     code = CodeStore(data / "code")
     layers = CodeStore(data / "layers")
     await _collect_once(catalog, code, layers, set())
@@ -118,7 +119,6 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
     except SandboxError as error:
         await driver.close()
         raise StartError(str(error)) from error
-    quotas = Quotas(settings.concurrency, shares=_shares(settings))
     functions = _Functions(catalog, code, layers)
     dispatcher = Dispatcher(driver, functions, logs, quotas, settings.policy, available_memory=_available_memory)
     _reload_on_hangup(settings, quotas)
