@@ -1,5 +1,5 @@
 # One command each. All of it works on a fresh Debian or Ubuntu, as root.
-.PHONY: install demo test test-slow lint security bench ci clean help
+.PHONY: install demo test test-slow lint security soak bench ci clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: .venv/test-installed  ## ruff and mypy --strict
 
 security: .venv/test-installed  ## the attacks
 	.venv/bin/python -m pytest tests/security
+
+soak: .venv/test-installed  ## ten minutes of mixed load with kills; then nothing may be left
+	.venv/bin/python -m tests.soak.run
 
 bench: .venv/test-installed  ## measure, next to a bare floor
 	.venv/bin/python bench/run.py

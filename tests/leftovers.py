@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tests.server import Server, descendants
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def alive(pids: Iterable[int]) -> set[int]:
@@ -66,6 +68,12 @@ def network_namespaces() -> set[str]:
     return {identity for identity in found if identity is not None}
 
 
+def pinned() -> set[str]:
+    """Namespaces of this host that live on without a process, by a mount: namespaces(7)."""
+    points = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - nsfs " in line)
+    return {fields[3] for fields in points}
+
+
 def owner(path: Path) -> int | None:
     """The user whose file it is, or whose process; None if it is gone."""
     try:
@@ -75,11 +83,11 @@ def owner(path: Path) -> int | None:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process lead to, sockets and pipes without their numbers."""
+    """What the open descriptors of a process lead to, without the numbers of sockets, pipes and environments."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.append(str(path.readlink()).partition(":[")[0])
+            found.append(_ID.sub("*", str(path.readlink()).partition(":[")[0]))
     return sorted(found)
 
 
