@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -119,14 +120,14 @@ class Soak:
         callers = [Caller(self.server, self._kinds, self.ledger, self._chance()) for _ in range(_CALLERS)]
         kills = Kills(self.server, self.ledger, self._chance())
         works = [*(caller.run for caller in callers), changes.run, kills.run]
-        threads = [Thread(target=work, args=[stop]) for work in works]
+        threads = [Thread(target=work, args=[stop], daemon=True) for work in works]
         for thread in threads:
             thread.start()
         end = time.monotonic() + minutes * 60
         while time.monotonic() < end:
             time.sleep(min(5.0, max(0.0, end - time.monotonic())))
             self._check_drift(scrape(self.server))
-            stop.set()
+        stop.set()
         for thread in threads:
             thread.join(60)
             if thread.is_alive():
@@ -181,6 +182,12 @@ class Soak:
         }
         self.ledger.problems += [f"left behind: {what} {each}" for what, found in left.items() for each in found]
 
+    def abort(self) -> None:
+        """End the server if it still runs: something went wrong."""
+        if self.server.process is not None and self.server.process.poll() is None:
+            self.ledger.problem("the soak did not come to its end")
+            self.server.stop()
+
     def _report(self, before: Level, after: Level, found: dict[str, float]) -> None:
         rows: list[tuple[str, str, object]] = [
             *((name, outcome, count) for (name, outcome), count in sorted(self.ledger.outcomes.items())),
@@ -232,11 +239,13 @@ def main() -> None:
     # What loses its parent comes to this process, so that none escapes the last look.
     if ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("prctl(PR_SET_CHILD_SUBREAPER) was refused")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is stopped
     with tempfile.TemporaryDirectory(prefix="insula-soak-") as folder:
         soak = Soak(Path(folder), options.seed)
         try:
             soak.run(options.minutes)
         finally:
+            soak.abort()
             if soak.ledger.problems and soak.server.log.exists():
                 print(*soak.server.log.read_text().splitlines()[-40:], sep="\n", file=sys.stderr)
     problems = Counter(soak.ledger.problems)
