@@ -19,7 +19,7 @@ from tests.soak.ledger import Ledger
 
 _CHANGE_SECONDS = 1.0  # between changes, about
 _STRIKE_SECONDS = 0.7
-_SPAWNER_SECONDS = 45.0
+_SPAWNER_STRIKES = 50  # one in so many hits a spawner
 _ALIAS = "live"
 
 
@@ -115,6 +115,7 @@ class Kills:
         self._server = server
         self._ledger = ledger
         self._draw = draw
+        self._strikes = 0
 
     def run(self, stop: Event) -> None:
         """Strike now and then, until it is told to stop."""
@@ -124,19 +125,22 @@ class Kills:
     def strike(self) -> None:
         """Strike once."""
         chains = [list(_chain(spawner)) for spawner in _children(self._server.pid)]
-        if self._draw.random() < _STRIKE_SECONDS / _SPAWNER_SECONDS:
-            chain = self._draw.choice(chains)
-            self._hit(self._draw.choice(chain), signal.SIGKILL, "kill of a spawner")
+        self._strikes += 1
+        if self._strikes % _SPAWNER_STRIKES == _SPAWNER_STRIKES // 2:
+            self._hit(self._draw.choice(self._draw.choice(chains)), signal.SIGKILL, "kill of a spawner")
             return
-        first = [pid for chain in chains for pid in _children(chain[-1])]
-        if first:
-            pid = self._draw.choice(first)
-            inner = _children(pid)
-            if inner and self._draw.random() < 0.2:
-                self._hit(self._draw.choice(inner), signal.SIGSTOP, "stop of a process")
-            else:
-                what = "kill of a process" if inner else "kill of an init"
-                self._hit(self._draw.choice(inner or [pid]), signal.SIGKILL, what)
+        inits = [pid for chain in chains for pid in _children(chain[-1])]
+        if not inits:
+            return
+        init = self._draw.choice(inits)  # of an environment, or of a prepared sandbox
+        pid = self._draw.choice(_children(init) or [init])
+        (what,) = self._draw.choices(["process", "init", "stop"], [6, 2, 2])
+        if what == "process":
+            self._hit(pid, signal.SIGKILL, "kill of a process")
+        elif what == "init":
+            self._hit(init, signal.SIGKILL, "kill of an init")
+        else:
+            self._hit(pid, signal.SIGSTOP, "stop of a process")
 
     def _hit(self, pid: int, number: int, what: str) -> None:
         """Send a signal to a process, if it is still one of the server's: its number may be another's by now."""
