@@ -111,54 +111,59 @@ async def _serve(settings: Settings, catalog: Catalog, sock: socket.socket) -> N
     layers = CodeStore(data / "layers")
     await _collect_once(catalog, code, layers, set())
     logs = LogStore(data / "logs", clock=time.time)
+    background: list[asyncio.Task[None]] = []
+    async with contextlib.AsyncExitStack() as stack:  # whatever happens, the host is left as it was
+        stack.push_async_callback(_cancel, background)
+        driver = await _start_driver(settings, stack)
+        functions = _Functions(catalog, code, layers)
+        dispatcher = Dispatcher(driver, functions, logs, quotas, settings.policy, available_memory=_available_memory)
+        stack.push_async_callback(dispatcher.close, grace=0.0)
+        _reload_on_hangup(settings, quotas)
+        activation = Activation(catalog, _new_id)
+        stack.push_async_callback(activation.close)
+        services = Services(
+            region=settings.region,
+            architecture={"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()],
+            catalog=catalog,
+            code=code,
+            layers=layers,
+            invoker=dispatcher,
+            activation=activation,
+            links=CodeLinks((code, layers), os.urandom(32), time.time),
+            concurrency=settings.concurrency,
+            isolates=driver.isolates,
+            check_runtime=driver.check_runtime,
+            clock=time.time,
+            new_id=_new_id,
+            random=random.random,
+        )
+        verifier = None if settings.no_auth else _verifier(settings, catalog)
+        pages = {b"/metrics": Page(Metrics(dispatcher.counts).render, CONTENT_TYPE, local=True)}
+        app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account, pages=pages)
+        activation.resume()
+        restore(services)
+        work = (logs.run(), dispatcher.run(), _collect(catalog, code, layers, dispatcher))
+        background.extend(asyncio.create_task(each) for each in work)
+        _settle_interpreter()
+        await _serve_http(app, settings, sock)
+
+
+async def _start_driver(settings: Settings, stack: contextlib.AsyncExitStack) -> Driver:
     driver = _driver(settings)
+    stack.push_async_callback(driver.close)
     try:
         await driver.start()
         if isinstance(driver, NamespacesDriver):
             await driver.warm(default_runtime())
     except SandboxError as error:
-        await driver.close()
         raise StartError(str(error)) from error
-    functions = _Functions(catalog, code, layers)
-    dispatcher = Dispatcher(driver, functions, logs, quotas, settings.policy, available_memory=_available_memory)
-    _reload_on_hangup(settings, quotas)
-    activation = Activation(catalog, _new_id)
-    services = Services(
-        region=settings.region,
-        architecture={"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()],
-        catalog=catalog,
-        code=code,
-        layers=layers,
-        invoker=dispatcher,
-        activation=activation,
-        links=CodeLinks((code, layers), os.urandom(32), time.time),
-        concurrency=settings.concurrency,
-        isolates=driver.isolates,
-        check_runtime=driver.check_runtime,
-        clock=time.time,
-        new_id=_new_id,
-        random=random.random,
-    )
-    verifier = None if settings.no_auth else _verifier(settings, catalog)
-    pages = {b"/metrics": Page(Metrics(dispatcher.counts).render, CONTENT_TYPE, local=True)}
-    app = LambdaApi(load_service(), services, verifier=verifier, account=settings.account, pages=pages)
-    activation.resume()
-    restore(services)
-    background = [
-        asyncio.create_task(logs.run()),
-        asyncio.create_task(dispatcher.run()),
-        asyncio.create_task(_collect(catalog, code, layers, dispatcher)),
-    ]
-    _settle_interpreter()
-    try:
-        await _serve_http(app, settings, sock)
-    finally:
-        await activation.close()
-        await dispatcher.close(grace=0.0)
-        await driver.close()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+    return driver
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)

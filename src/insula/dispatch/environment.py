@@ -22,13 +22,7 @@ from typing import Protocol
 
 from insula.dispatch.journal import Journal, Outcome
 from insula.dispatch.log import Log
-from insula.dispatch.report import (
-    Failure,
-    exited,
-    extension_failed,
-    oversize_document,
-    timed_out,
-)
+from insula.dispatch.report import Failure, exited, extension_failed, oversize_document, timed_out
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.model.limits import INIT_TIMEOUT_SECONDS
@@ -89,6 +83,10 @@ class Owner(Protocol):
         Returns:
             Whether ``outcome`` will be called.
         """
+        ...
+
+    def on_ending(self, environment: Environment) -> None:
+        """It was idle, and is ending: nobody may be given it any more."""
         ...
 
     def on_ended(self, environment: Environment) -> None:
@@ -223,12 +221,11 @@ class Environment:
         timeout = self.function.timeout
         self._api.deliver(invocation, int((self._wall() + timeout) * 1000))
         self.state = State.BUSY
-        future: asyncio.Future[InvocationResult] = self._loop.create_future()
         self._timer = self._loop.call_later(timeout, self._on_timeout)
-        self._run = _Run(invocation, future, now)
+        self._run = run = _Run(invocation, self._loop.create_future(), now)
         self._log.tail = bytearray() if invocation.tail else None
         self._journal.started(invocation)
-        return future
+        return run.future
 
     def check_memory(self) -> None:
         """End it if it uses more memory than the function has."""
@@ -255,7 +252,7 @@ class Environment:
         if not grace or self.state in {State.STARTING, State.ENDING, State.ENDED}:
             self.kill()
             return
-        self.state = State.ENDING
+        self._leave_service()
         self._timer.cancel()
         self._thaw()
         self._telemetry.flush()
@@ -269,8 +266,13 @@ class Environment:
         """End it now."""
         self._timer.cancel()
         if self.state not in {State.STARTING, State.ENDED}:
-            self.state = State.ENDING
+            self._leave_service()
         self._sandbox.kill()
+
+    def _leave_service(self) -> None:
+        idle, self.state = self.state is State.IDLE, State.ENDING
+        if idle:
+            self.owner.on_ending(self)
 
     async def wait(self) -> None:
         """Wait until nothing of it is left."""

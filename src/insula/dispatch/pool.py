@@ -181,11 +181,7 @@ class Pool:
 
     def dismiss(self, environment: Environment) -> None:
         """End one that is idle."""
-        if environment in self._spares:
-            self._spares.dismiss(environment)
-            return
-        self._forget_idle(environment)
-        environment.end()
+        environment.end()  # on_ending takes it off its shelf
 
     def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:
         """Try once more for an invocation that waits, as AWS does; then tell the first who waits.
@@ -204,6 +200,13 @@ class Pool:
             tenancy.retries += 1
             return False
         return tenancy.fail_first(InitFailedError(outcome))
+
+    def on_ending(self, environment: Environment) -> None:
+        """Give it to nobody any more."""
+        if environment.bound:
+            self._forget_idle(environment)
+        else:
+            self._spares.leave(environment)
 
     def on_ended(self, environment: Environment) -> None:
         """Forget it, and replace it if somebody still counts on it."""

@@ -80,11 +80,10 @@ class Spares:
             self.forget(found)
         return found
 
-    def dismiss(self, environment: Environment) -> None:
-        """End one; it is given away no more."""
+    def leave(self, environment: Environment) -> None:
+        """One that is ending: it is given away no more."""
         self.forget(environment)
         self._leaving.add(environment)
-        environment.end()
 
     def forget(self, environment: Environment) -> None:
         """One that was taken, or ended."""
@@ -100,4 +99,5 @@ class Spares:
             self.making += 1
             self._make()
         for environment in list(self._environments)[: max(0, len(self._environments) - wanted)]:
-            self.dismiss(environment)
+            self.leave(environment)
+            environment.end()

@@ -26,6 +26,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.started = 0
+        self.ending = 0
         self.idle = 0
         self.ended = 0
         self.failed: list[Callable[[Invocation], InvocationResult]] = []
@@ -38,6 +39,9 @@ class Owner:
 
     def dismiss(self, environment: Environment) -> None:
         raise NotImplementedError
+
+    def on_ending(self, environment: Environment) -> None:
+        self.ending += 1
 
     def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:
         self.failed.append(outcome)

@@ -527,3 +527,27 @@ def test_an_extension_that_exits_ends_the_environment_and_its_invocation() -> No
         assert not sandbox.alive
 
     run(main())
+
+
+def test_one_that_ends_while_it_is_idle_is_given_to_nobody() -> None:
+    async def main() -> None:
+        rig = Rig()
+        sandbox = await serve(rig, "blue")
+        sandbox.teardown = 1.0  # what is left of it takes a moment to go
+        sandbox.on_extension_exit("collector")
+        assert await serve(rig, "blue") is not sandbox
+
+    run(main())
+
+
+def test_a_spare_that_ends_is_given_to_nobody() -> None:
+    async def main() -> None:
+        rig = Rig(proactive=1)
+        await serve(rig, "blue")
+        await initialise(rig)
+        spare = rig.driver.made[1]
+        spare.teardown = 1.0
+        spare.on_extension_exit("collector")
+        assert await serve(rig, "green") is not spare
+
+    run(main())

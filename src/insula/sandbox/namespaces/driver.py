@@ -148,6 +148,10 @@ class NamespacesDriver:
         prepared = await self._take(spec.runtime)
         try:
             return await asyncio.wait_for(self._begin(spec, prepared), _START_SECONDS)
+        except TimeoutError:
+            prepared.spawner.kill(prepared.name)
+            prepared.close()
+            raise ChildEndedError(f"The environment was not ready within {_START_SECONDS:.0f} s.") from None
         except BaseException:
             prepared.spawner.kill(prepared.name)
             prepared.close()
