@@ -226,6 +226,23 @@ def test_at_the_limit_the_longest_idle_environment_makes_room_if_the_function_sa
     assert [found[name] for name in DRIFTS] == [0, 0, 0]
 
 
+def test_provisioned_environments_are_in_progress_until_their_init_is_over(function: Callable[..., Function]) -> None:
+    slow = function(
+        "import os, time\ntime.sleep(3)\ndef handler(e, c): return os.environ['AWS_LAMBDA_INITIALIZATION_TYPE']\n"
+    )
+    slow.client.publish_version(FunctionName=slow.name)
+    place = {"FunctionName": slow.name, "Qualifier": "1"}
+    slow.client.put_provisioned_concurrency_config(**place, ProvisionedConcurrentExecutions=2)
+
+    def state() -> tuple[str, int]:
+        found = slow.client.get_provisioned_concurrency_config(**place)
+        return found["Status"], found.get("AvailableProvisionedConcurrentExecutions", 0)
+
+    assert state() == ("IN_PROGRESS", 0)
+    eventually(lambda: state() == ("READY", 2))
+    assert slow.invoke(Qualifier="1") == "provisioned-concurrency"
+
+
 LIMITS = """
 [tenants."narrow"]
 concurrency = 1
