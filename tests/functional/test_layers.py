@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +49,21 @@ def test_layers_are_merged_at_opt_and_the_later_one_wins(client: Any, function: 
     assert function(LOOK, Layers=[lower, upper]).invoke() == {"/opt/a": "upper", **wanted}
     assert function(LOOK, Layers=[upper, lower]).invoke() == {"/opt/a": "lower", **wanted}
     assert function(LOOK).invoke() == {}
+
+
+def test_more_extensions_than_can_be_started_are_refused_with_their_layers(
+    client: Any, function: Callable[..., Function]
+) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as package:
+        for number in range(11):
+            entry = zipfile.ZipInfo(f"extensions/e{number}")
+            entry.external_attr = 0o100755 << 16
+            package.writestr(entry, "#!/bin/sh\n")
+    answer = client.publish_layer_version(LayerName="many", Content={"ZipFile": buffer.getvalue()})
+    with pytest.raises(ClientError, match="hold 11 external extensions.* At most 10") as refused:
+        function(LOOK, Layers=[answer["LayerVersionArn"]])
+    assert refused.value.response["Error"]["Code"] == "InvalidParameterValueException"
 
 
 def test_modules_come_from_layers_and_the_package_wins(client: Any, function: Callable[..., Function]) -> None:

@@ -10,7 +10,7 @@ from insula.lambda_api.concurrency import reserve
 from insula.lambda_api.configuration import full_configuration, listed_configuration, qualified_arn
 from insula.lambda_api.context import Context
 from insula.lambda_api.lookup import find, not_found, unqualified, updatable, update_in_progress
-from insula.lambda_api.overlay import check_unpacked_size
+from insula.lambda_api.overlay import check_layers
 from insula.lambda_api.paging import page
 from insula.lambda_api.refusals import refuse_unsupported
 from insula.lambda_api.registry import operation
@@ -49,7 +49,7 @@ async def create_function(context: Context, request: dict[str, Any]) -> Mapping[
     function_settings(tags)
     artifact = await _store(context, request["Code"])
     function = new_function(context, request, arn, artifact)
-    check_unpacked_size(context, function)
+    check_layers(context, function)
     published = await services.catalog.create(
         function,
         tags=tags,
@@ -107,7 +107,7 @@ async def update_function_code(context: Context, request: dict[str, Any]) -> Map
     check_settings(context, request, arn.name)
     artifact = await _store(context, request)
     changed = recoded(context, latest, artifact)
-    check_unpacked_size(context, changed)
+    check_layers(context, changed)
     if request.get("DryRun"):
         return full_configuration(changed)
     await _replace(context, latest, changed)
@@ -124,7 +124,7 @@ async def update_function_configuration(context: Context, request: dict[str, Any
     check_tenancy(context, request, latest.tenancy)
     check_settings(context, request, arn.name)
     changed = reconfigured(context, latest, request)
-    check_unpacked_size(context, changed)
+    check_layers(context, changed)
     await _replace(context, latest, changed)
     context.services.activation.begin(changed)
     return full_configuration(changed)

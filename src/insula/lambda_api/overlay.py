@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from insula.artifacts.layers import unpacked_layers
 from insula.lambda_api.context import Context
 from insula.model import limits
 from insula.model.errors import AccessDeniedException, InvalidParameterValueException, ResourceNotFoundException
 from insula.model.function import FunctionVersion
 from insula.model.layer import Layer, LayerArn, parse_layer_arn
+from insula.sandbox.extensions import external_extensions
 
 
 def find_layers(context: Context, references: Sequence[str]) -> tuple[Layer, ...]:
@@ -25,8 +27,8 @@ def find_layers(context: Context, references: Sequence[str]) -> tuple[Layer, ...
     return tuple(_find(context, arn) for arn in arns)
 
 
-def check_unpacked_size(context: Context, function: FunctionVersion) -> None:
-    """Raises InvalidParameterValueException if code and layers together unpack to too much."""
+def check_layers(context: Context, function: FunctionVersion) -> None:
+    """Raises InvalidParameterValueException if code and layers unpack to too much, or hold too many extensions."""
     if not function.layers:
         return
     code = context.services.code.keep(function.code_sha256).unpacked_size
@@ -35,6 +37,12 @@ def check_unpacked_size(context: Context, function: FunctionVersion) -> None:
         raise InvalidParameterValueException(
             f"Function code combined with layers exceeds the maximum allowed size of {limits.UNZIPPED_BYTES} bytes. "
             f"The actual size is {size} bytes."
+        )
+    extensions = external_extensions(unpacked_layers(context.services.layers, function))
+    if len(extensions) > limits.MAX_EXTENSIONS:
+        raise InvalidParameterValueException(
+            f"The function's layers hold {len(extensions)} external extensions, executable files in extensions/. "
+            f"At most {limits.MAX_EXTENSIONS} can be used. Take layers out."
         )
 
 

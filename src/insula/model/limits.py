@@ -28,6 +28,7 @@ MEMORY_PER_VCPU_MB = 1769
 SCALING_ENVIRONMENTS = 1000
 SCALING_SECONDS = 10.0
 REQUESTS_PER_CONCURRENCY = 10
+MAX_EXTENSIONS = 10  # external ones; https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html
 PROVISIONED_INIT_SECONDS = 900.0  # of provisioned environments, whose init nobody waits for
 
 # "Lambda imposes a limit of 2,500 tenant-isolated execution environments (active or idle) for every 1,000

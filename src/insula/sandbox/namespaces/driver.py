@@ -13,7 +13,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from insula.model.limits import FILE_DESCRIPTORS, PROCESSES
+from insula.model.limits import FILE_DESCRIPTORS, MAX_EXTENSIONS, PROCESSES
 from insula.sandbox.driver import IsolationError, Sandbox, SandboxError, SandboxSpec
 from insula.sandbox.extensions import extension_variables
 from insula.sandbox.namespaces.door import Door
@@ -31,8 +31,6 @@ _FIRST_UID = 1_879_048_192
 _UIDS = 1 << 27
 _INIT_UID = _FIRST_UID + _UIDS  # of all init processes; no function has it
 _START_SECONDS = 20.0
-# https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html
-_MAX_EXTENSIONS = 10
 _STANDBY = 2  # prepared children a runtime keeps in store
 
 
@@ -137,8 +135,8 @@ class NamespacesDriver:
         """See the protocol."""
         if self._closing:
             raise SandboxError("The server is stopping.")
-        if len(spec.extensions) > _MAX_EXTENSIONS:
-            raise SandboxError(f"{len(spec.extensions)} external extensions are more than {_MAX_EXTENSIONS}.")
+        if len(spec.extensions) > MAX_EXTENSIONS:
+            raise SandboxError(f"{len(spec.extensions)} external extensions are more than {MAX_EXTENSIONS}.")
         try:
             return await self._make(spec)
         except ChildEndedError:
