@@ -61,7 +61,7 @@ def test_more_extensions_than_can_be_started_are_refused_with_their_layers(
             entry.external_attr = 0o100755 << 16
             package.writestr(entry, "#!/bin/sh\n")
     answer = client.publish_layer_version(LayerName="many", Content={"ZipFile": buffer.getvalue()})
-    with pytest.raises(ClientError, match="hold 11 external extensions.* At most 10") as refused:
+    with pytest.raises(ClientError, match=r"hold 11 external extensions.* At most 10") as refused:
         function(LOOK, Layers=[answer["LayerVersionArn"]])
     assert refused.value.response["Error"]["Code"] == "InvalidParameterValueException"
 
