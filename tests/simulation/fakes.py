@@ -60,6 +60,7 @@ class FakeSandbox:
     """A sandbox without an operating system; the test, or a script, plays the runtime in it.
 
     Attributes:
+        number: of those that its driver made.
         teardown: seconds between the death of its processes and the end of ``wait``.
         served: every invocation that was handed over.
         current: the one that the runtime works on.
@@ -68,13 +69,18 @@ class FakeSandbox:
         init_pending: for tests that poll once.
         grace: seconds that its extensions have to end; 0 if it has none.
         shutdown_reason: what its extensions were told.
+        extension_failed: whether one of its extensions gave up.
+        until: when the current invocation may be ended, monotonic seconds.
+        lag: seconds from ``kill`` to the death of its processes: what they sent meanwhile arrives still.
         on_event: called with each invocation.
+        on_dismissed: called when it is to end, with ``KILL`` or what its extensions are told.
     """
 
     isolation = "fake"
 
-    def __init__(self, spec: SandboxSpec) -> None:
+    def __init__(self, spec: SandboxSpec, number: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
+        self.number = number
         self.spec = spec
         self.listener = cast("socket.socket", self)  # the fake Runtime API knows better
         self.log, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,6 +104,11 @@ class FakeSandbox:
         self.ignores_term = False
         self.grace = 0.0
         self.shutdown_reason: str | None = None
+        self.extension_failed = False
+        self.until = 0.0
+        self.lag = 0.0
+        self.killed = False
+        self.on_dismissed: Callable[[str], None] = lambda _: None
         self._runtime: Listener | None = None
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
 
@@ -114,11 +125,23 @@ class FakeSandbox:
         return how
 
     def kill(self) -> None:
-        self.die(KILLED)
+        if self.alive and not self.killed:
+            self.killed = True
+            self.on_dismissed("KILL")
+            if self.lag:
+                self._loop.call_later(self.lag, self.die, KILLED)
+            else:
+                self.die(KILLED)
+
+    def shut_down(self, reason: str) -> None:
+        """Its extensions are told that it ends."""
+        self.shutdown_reason = reason
+        self.on_dismissed(reason)
 
     def freeze(self) -> None:
-        self.frozen = self.alive
-        self.freezes += 1
+        if not self.killed:  # as the drivers do
+            self.frozen = self.alive
+            self.freezes += 1
 
     def thaw(self) -> None:
         self.frozen = False
@@ -186,6 +209,11 @@ class FakeSandbox:
         if self.alive:
             self._listener.on_init_error(RuntimeFailure(document, "Runtime.ImportModuleError"))
 
+    def fail_extension(self, kind: str, document: bytes) -> None:
+        """An extension reports that it gives up."""
+        if self.alive:
+            self._listener.on_extension_error(kind, document)
+
     def write(self, data: bytes) -> None:
         """Print."""
         os.write(self._writer, data)
@@ -230,7 +258,7 @@ class FakeRuntimeApi:
 
     def shutdown(self, reason: str, deadline_ms: int) -> None:
         assert self._sandbox is not None
-        self._sandbox.shutdown_reason = reason
+        self._sandbox.shut_down(reason)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -267,7 +295,7 @@ class FakeDriver:
         try:
             if self.gates:
                 await self.gates.pop(0)
-            sandbox = FakeSandbox(spec)
+            sandbox = FakeSandbox(spec, len(self.made))
         finally:
             self.making -= 1
         self.made.append(sandbox)
@@ -350,6 +378,7 @@ class Rig:
 
     Attributes:
         memory: bytes that the host has left.
+        step: seconds by which the wall clock was set.
     """
 
     def __init__(
@@ -367,6 +396,7 @@ class Rig:
         self.streams = FakeStreams()
         self.catalog = FakeCatalog()
         self.memory = 1 << 40
+        self.step = 0.0
         self.quotas = Quotas(concurrency, clock=loop.time, shares=shares)
         self.dispatcher = Dispatcher(
             self.driver,
@@ -376,8 +406,12 @@ class Rig:
             Policy(idle_seconds, max_age, proactive, reserve_memory=1 << 30),
             available_memory=lambda: self.memory,
             clock=loop.time,
-            wall=lambda: 1_800_000_000.0 + loop.time(),
+            wall=self.wall,
         )
+
+    def wall(self) -> float:
+        """Unix seconds."""
+        return 1_800_000_000.0 + self.step + asyncio.get_running_loop().time()
 
     def invoke(
         self, function: FunctionVersion, tenant: str | None, number: int = 0, **changes: Any

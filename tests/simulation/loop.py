@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -18,7 +19,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """Runs the same schedule the same way each time, as fast as the processor can.
 
     Attributes:
-        on_turn: called after each turn of the loop.
+        on_turn: called after each turn of the loop, until it fails.
+        failures: what was raised where nobody could be told.
     """
 
     def __init__(self) -> None:
@@ -27,6 +29,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.failures: list[dict[str, Any]] = []
         super().__init__(_JumpingSelector(self))
         self.set_exception_handler(lambda _, context: self.failures.append(context))
+        numbers = itertools.count()
+        self.set_task_factory(lambda _, coroutine, **more: _Task(coroutine, next(numbers), loop=self, **more))
 
     def time(self) -> float:
         return self._now
@@ -38,9 +42,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]  # the one place where every turn passes
         check, self.on_turn = self.on_turn, None  # one that fails is not called again
-        if check is not None:
+        if check is not None and not self._stopping:  # type: ignore[attr-defined]  # whoever runs it has its result
             check()
-            self.on_turn = check
+        self.on_turn = check
+
+
+class _Task(asyncio.Task[Any]):
+    """Sets of tasks are in the same order each time."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], number: int, **more: Any) -> None:
+        self._number = number
+        super().__init__(coroutine, **more)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -4,57 +4,105 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 
-from insula.dispatch.environment import Environment, State
-from insula.dispatch.idle import FREEZE_SECONDS
+import pytest
+
+from insula.dispatch import forecast, pool, provision, quotas, spares
+from insula.dispatch.environment import Environment
 from insula.model.errors import LambdaError
-from insula.model.function import FunctionVersion
+from insula.model.function import PER_TENANT, FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 from insula.model.settings import FunctionSettings
 from insula.model.share import Shares, TenantLimits
-from insula.sandbox.driver import Exit, SandboxError
-from tests.simulation.fakes import FakeDriver, FakeSandbox, Rig, deployed_name, new_function, new_invocation
-from tests.simulation.loop import VirtualLoop
+from tests.simulation.driver import RandomDriver
+from tests.simulation.fakes import FakeSandbox, Rig, deployed_name, fake_runtime_api, new_function, new_invocation
+from tests.simulation.history import History, expect
+from tests.simulation.loop import VirtualLoop, run
+from tests.simulation.promises import Promises
 
 _ACCOUNT = "111111111111"
 _TENANTS = ("blue", "green", "Blue", "red")
+_VERSIONS = (("f", "$LATEST"), ("f", "1"), ("g", "$LATEST"), ("shared", "$LATEST"))
 _SECONDS = 12.0  # in which invocations arrive
-_PATIENCE = 30.0  # longer than any init, any invocation and the end of the idle ones after it
-_HORIZON = 700.0  # longer than anything lies ready in vain
-_EXITS = (Exit(0, None), Exit(1, None), Exit(None, 9), Exit(None, 11), Exit(None, 9, out_of_memory=True))
-_LIMITS = (TenantLimits(), TenantLimits(), TenantLimits(1), TenantLimits(2, 2), TenantLimits(None, 1, 3))
+_PATIENCE = 30.0  # longer than any init, the second try, the invocation and a shutdown phase
+_REST = 60.0  # longer than anything lies idle or ready in vain, or is initialised
+_LIMITS = (*[TenantLimits()] * 5, TenantLimits(1), TenantLimits(2, 2), TenantLimits(None, 1, 3))
+_PAUSES = (0.0, 0.001, 0.02, 0.06, 0.3, 1.0)
 
 
-class BrokenPromiseError(AssertionError):
-    """An invariant does not hold."""
+def live(seed: int, tell: Callable[[str], None] = lambda _: None) -> Counter[str]:
+    """Live through the world of a seed; how its invocations came out.
+
+    Args:
+        tell: hears each event, as one line.
+
+    Raises:
+        AssertionError: an invariant does not hold.
+    """
+
+    async def main() -> Counter[str]:
+        world = World(seed, tell)
+        await world.run()
+        return world.outcomes
+
+    gc.disable()  # a quota that is held by nothing but a cycle lives until that is found: at the same moment each time
+    try:
+        with fake_runtime_api() as patch:
+            _make_small(patch, random.Random(f"{seed}"))
+            return run(main())
+    finally:
+        gc.enable()
+
+
+def _make_small(patch: pytest.MonkeyPatch, source: random.Random) -> None:
+    """Bring into reach what takes long or needs many."""
+    patch.setattr(quotas, "SCALING_ENVIRONMENTS", source.choice((1000, 1000, 1000, 20, 4)))
+    patch.setattr(quotas, "SCALING_SECONDS", 2.0)
+    patch.setattr(quotas, "REQUESTS_PER_CONCURRENCY", source.choice((10, 10, 10, 10, 1)))
+    patch.setattr(forecast, "_HORIZON_SECONDS", 15.0)
+    patch.setattr(spares, "_PAUSE_SECONDS", 3.0)
+    patch.setattr(provision, "_PAUSE_SECONDS", 2.0)
+    patch.setattr(pool, "PROVISIONED_INIT_SECONDS", 20.0)
+    patch.setattr(Environment, "__hash__", _number)  # sets are in the same order each time
+
+
+def _number(environment: Environment) -> int:
+    sandbox = environment._sandbox
+    assert isinstance(sandbox, FakeSandbox)
+    return sandbox.number
 
 
 class World:
     """Random arrivals, starts, answers, crashes, departures, updates and changes of limits."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
         self._random = random.Random(seed)
-        self._driver = _RandomDriver(self._random)
+        self._history = History(tell)
+        self._driver = RandomDriver(self._random, self._history, lambda: self._rig.wall())
         self._rig = Rig(
-            self._random.choice((1, 2, 4, 8, 20)),
+            self._random.choice((1, 2, 4, 8, 20, 50)),
             idle_seconds=5.0,
             max_age=self._random.choice((3.0, 1000.0)),
             proactive=self._random.choice((0, 0, 1, 3)),
             driver=self._driver,
             shares=self._shares(),
         )
-        self._numbers = 0
+        self._promises = Promises(self._rig, self._history)
+        self._numbers = itertools.count(1)
         self._names = Counter[str]()
-        for name in ("f", "g"):
-            self._rig.catalog.own[name] = FunctionSettings(evict_idle=self._random.random() < 0.5)
+        self._failed = Counter[str]()
         self._functions = [self._deploy(name, version) for name, version in _VERSIONS]
+        for name in ("f", "g"):
+            self._set(name)
         self._callers: list[asyncio.Task[None]] = []
-        self._before = Counter[object]()
         self.outcomes = Counter[str]()
 
     async def run(self) -> None:
@@ -64,243 +112,181 @@ class World:
             BrokenPromiseError: an invariant does not hold.
         """
         background = asyncio.create_task(self._rig.dispatcher.run())
-        self._loop.on_turn = self._check
+        self._loop.on_turn = self._promises.check
         end = self._loop.time() + _SECONDS
-        while self._loop.time() < end:
+        closes = self._loop.time() + self._random.uniform(0, 4 * _SECONDS)
+        while self._loop.time() < min(end, closes):
             self._act()
-            await asyncio.sleep(self._random.choice((0.0, 0.001, 0.02, 0.06, 0.3, 1.0)))
-        self._rig.memory = 1 << 40
-        _, late = await asyncio.wait(self._callers, timeout=_PATIENCE)
-        _expect(not late, "L2, nobody waits for ever", late)
-        self._provision(0)
-        await asyncio.sleep(_PATIENCE)
-        self._loop.on_turn = None  # nothing happens but that what lies ready ends one day
-        await asyncio.sleep(_HORIZON)
-        self._check_rest()
-        _expect(not background.done(), "the dispatcher's own task lives on", background)
-        await self._rig.dispatcher.close(grace=0.0)
+            await asyncio.sleep(self._random.choice(_PAUSES))
+        if closes < end:
+            await self._close()
+        else:
+            await self._rest()
+        expect(not background.done(), "the dispatcher's own task lives on", background)
         background.cancel()
         for caller in self._callers:
             with contextlib.suppress(asyncio.CancelledError):
                 caller.result()
 
+    async def _rest(self) -> None:
+        """Nobody calls any more."""
+        self._history.note("all have called")
+        self._rig.memory = 1 << 40
+        _, late = await asyncio.wait(self._callers, timeout=_PATIENCE)
+        expect(not late, "L2, nobody waits for ever", late)
+        await self._await_provisioned()
+        self._provision(0)
+        await asyncio.sleep(_REST)
+        self._promises.check_end()
+        pools = self._rig.dispatcher._pools
+        expect(not pools, "empty pools are forgotten", list(pools))
+        await self._rig.dispatcher.close(grace=0.0)
+
+    async def _close(self) -> None:
+        """The server stops in the middle of everything."""
+        self._history.note("the server stops")
+        closing = asyncio.create_task(self._rig.dispatcher.close(grace=self._random.choice((0.0, 0.1, 5.0))))
+        self._driver.closing = True
+        for _ in range(3):
+            self._arrive()
+            await asyncio.sleep(self._random.choice(_PAUSES))
+        _, late = await asyncio.wait([closing, *self._callers], timeout=_PATIENCE)
+        expect(not late, "L2, nobody waits for ever for a server that stops", late)
+        closing.result()
+        await asyncio.sleep(2 * _SECONDS)  # until no rate of a tenant counts any more
+        self._promises.check_end()
+
+    async def _await_provisioned(self) -> None:
+        current = self._rig.catalog.deployed["shared"]
+        if current is None or current.deployment in self._driver.broken:
+            return
+        for _ in range(200):
+            status = self._rig.dispatcher.provisioned(current.deployment)
+            if status.available == status.requested:
+                return
+            await asyncio.sleep(0.5)
+        expect(False, "what is provisioned is there one day", status)
+
     # What happens
 
     def _deploy(self, name: str, version: str) -> FunctionVersion:
         self._names[name] += 1
-        tenancy = None if name == "shared" else "PER_TENANT"
-        function = new_function(f"{name}-{self._names[name]}", name=name, version=version, tenancy=tenancy)
+        function = new_function(
+            f"{name}-{self._names[name]}",
+            name=name,
+            version=version,
+            tenancy=None if name == "shared" else PER_TENANT,
+            timeout=self._random.choice((1, 3)),
+        )
+        if self._random.random() < 0.05:
+            self._driver.broken.add(function.deployment)
         self._rig.catalog.deployed[deployed_name(function)] = function
         return function
 
     def _act(self) -> None:
         chance = self._random.random()
-        if chance < 0.08:
-            self._check()  # before a limit changes
-        if chance < 0.03:
-            self._update()
-        elif chance < 0.05:
-            self._rig.dispatcher.reserve(_ACCOUNT, self._random.choice("fg"), self._random.choice((None, 0, 1, 2, 5)))
-        elif chance < 0.06:
-            self._provision(self._random.choice((0, 1, 3)))
-        elif chance < 0.07:
-            self._rig.quotas.shares = self._shares()
-        elif chance < 0.08:
-            self._rig.memory = self._random.choice((0, 1 << 40))
+        if chance < 0.12:
+            self._promises.check()  # before a limit changes
+            self._change(chance)
         else:
             for _ in range(self._random.choice((1, 1, 1, 1, 4))):
                 self._arrive()
 
+    def _change(self, chance: float) -> None:
+        if chance < 0.03:
+            self._update()
+        elif chance < 0.05:
+            self._reserve(self._random.choice("fg"), self._random.choice((None, 0, 1, 2, 5)))
+        elif chance < 0.065:
+            self._provision(self._random.choice((0, 1, 3)))
+        elif chance < 0.08:
+            self._history.note("the limits of tenants change")
+            self._rig.quotas.shares = self._shares()
+        elif chance < 0.09:
+            self._rig.memory = self._random.choice((0, 1 << 40))
+            self._history.note(f"the host has {self._rig.memory} bytes left")
+        elif chance < 0.1:
+            self._set(self._random.choice("fg"))
+        elif chance < 0.11:
+            self._rig.step += self._random.choice((-3600.0, -1.0, 1.0, 3600.0))
+            self._history.note("the clock is set")
+        else:
+            self._driver.collapse()
+
     def _update(self) -> None:
+        """A function is deployed anew, or deleted; a later update makes it again."""
         index = self._random.randrange(len(self._functions))
-        old = self._functions[index]
-        new = self._deploy(old.name, old.version)
-        if self._random.random() < 0.8:  # else callers still name the old one
+        name, version = _VERSIONS[index]
+        old = self._rig.catalog.deployed[name if version == "$LATEST" else f"{name}:{version}"]
+        new = self._deploy(name, version)
+        if old is not None and self._random.random() < 0.1:
+            self._rig.catalog.deployed[deployed_name(old)] = None
+        elif self._random.random() < 0.8:  # else callers still name the old one
             self._functions[index] = new
-        self._rig.dispatcher.retire(old.deployment)
+        if old is not None:
+            self._history.retire(old.deployment)
+            self._rig.dispatcher.retire(old.deployment)
+
+    def _reserve(self, name: str, concurrency: int | None) -> None:
+        self._history.note(f"{name} reserves {concurrency}")
+        self._rig.dispatcher.reserve(_ACCOUNT, name, concurrency)
 
     def _provision(self, count: int) -> None:
         current = self._rig.catalog.deployed["shared"]
-        assert current is not None
-        self._rig.dispatcher.provision(current, count)
+        if current is not None:
+            self._history.note(f"{current.deployment} has {count} provisioned")
+            self._rig.dispatcher.provision(current, count)
 
     def _shares(self) -> Shares:
         return Shares(self._random.choice(_LIMITS), {"red": self._random.choice(_LIMITS)})
 
+    def _set(self, name: str) -> None:
+        own = FunctionSettings(self._random.random() < 0.5, self._random.choice((None, None, 0, 1, 3)))
+        self._history.note(f"{name}: {own}")
+        self._rig.catalog.own[name] = own
+
     def _arrive(self) -> None:
         function = self._random.choice(self._functions)
         tenant = self._random.choice(_TENANTS) if function.per_tenant else None
-        self._numbers += 1
-        task = asyncio.create_task(self._call(new_invocation(function, tenant, self._numbers)))
+        task = asyncio.create_task(self._call(new_invocation(function, tenant, next(self._numbers))))
         self._callers.append(task)
-        if self._random.random() < 0.15:
+        chance = self._random.random()
+        if chance < 0.1:
             self._loop.call_later(self._random.choice((0.0, 0.01, 0.1, 1.0)), task.cancel)
+        elif chance < 0.2:
+            self._cancel_in(self._random.randrange(12), task)
+
+    def _cancel_in(self, turns: int, task: asyncio.Task[None]) -> None:
+        """The caller goes away after so many turns of the loop, in which no time needs to pass."""
+        if turns:
+            self._loop.call_soon(self._cancel_in, turns - 1, task)
+        else:
+            task.cancel()
 
     async def _call(self, invocation: Invocation) -> None:
+        name = f"{invocation.request_id[-4:]} for {invocation.function.deployment}, {invocation.tenant}"
+        self._history.note(f"{name} arrives")
+        self._history.arrive(invocation.request_id)
         try:
             result = await self._rig.dispatcher.invoke(invocation)
         except LambdaError as error:
-            _expect("security check" not in error.message, "T2, the last look finds nothing", invocation)
-            self.outcomes[error.code] += 1
+            expect("security check" not in error.message, "T2, the last look finds nothing", invocation)
+            outcome = error.code
         else:
             self._check_result(invocation, result)
+            outcome = result.error or "answered"
+        self._history.note(f"{name}: {outcome}")
+        self.outcomes[outcome] += 1
 
     def _check_result(self, invocation: Invocation, result: InvocationResult) -> None:
         if result.error is None:
             wanted = f"{invocation.function.name}- {invocation.tenant} {invocation.request_id}"
             deployment, _, rest = result.payload.decode().partition(" ")
             found = f"{deployment.rstrip('0123456789')} {rest}"
-            _expect(found == wanted, "T2, the answer is to the question", wanted, found)
-        self.outcomes[result.error or "answered"] += 1
-
-    # What must hold
-
-    def _check(self) -> None:
-        _expect(not self._driver.breaches, "isolation", *self._driver.breaches)
-        rig = self._rig
-        environments = list(rig.dispatcher.environments())
-        self._check_environments(environments)
-        self._check_limits(environments)
-        alive = rig.dispatcher.made - rig.dispatcher.ended
-        _expect(alive == len(environments), "L3, made = ended + alive", alive, len(environments))
-        slots = rig.quotas.taken - rig.quotas.given
-        _expect(slots == rig.quotas.running, "L2, taken = given + running", slots, rig.quotas.running)
-        for (deployment, tenant), tenancy in rig.tenancies.items():
-            waiting = [waiter for waiter in tenancy.waiters if not waiter.done()]
-            idle = [*tenancy.idle, *tenancy.provisioned]
-            _expect(not (waiting and idle), "nobody waits beside an idle environment", deployment, tenant)
-            supplied = tenancy.coming or tenancy.environments
-            _expect(supplied or not waiting, "L2, something comes for who waits", deployment, tenant)
-            for environment in idle:
-                _expect(environment.state is State.IDLE, "the idle ones are idle", environment.state)
-                _expect(environment.tenant == tenant, "T1, each lies in its own tenant's store", tenant)
-
-    def _check_environments(self, environments: list[Environment]) -> None:
-        idle, kept, now = self._rig.dispatcher.idle, self._rig.dispatcher.kept, self._loop.time()
-        for environment in environments:
-            served = environment._sandbox.served  # type: ignore[attr-defined]  # a fake one
-            _expect(environment.bound or not served, "T3, an unbound environment has run nothing", served)
-            frozen = environment._sandbox.frozen  # type: ignore[attr-defined]
-            if environment.state is State.BUSY:
-                _expect(not frozen, "a busy environment is not frozen", environment)
-            elif environment in idle or environment in kept:
-                cool = now - environment.idle_since < FREEZE_SECONDS + 0.002
-                _expect(frozen or cool or not environment._sandbox.alive, "an idle one is frozen", environment)  # type: ignore[attr-defined]
-
-    def _check_limits(self, environments: list[Environment]) -> None:
-        quotas = self._rig.quotas
-        busy = [environment for environment in environments if environment.state is State.BUSY]
-        _expect(len(busy) <= quotas.running <= quotas.concurrency, "Q1, of the account", len(busy), quotas.running)
-        for name in ("f", "g"):  # not "shared", which has no tenants
-            quota = quotas.function(_ACCOUNT, name)
-            bound = sum(environment.bound and environment.function.name == name for environment in environments)
-            _expect(bound <= quota.environments, "Q1, all environments are counted", bound, quota.environments)
-            self._not_above(("environments", name), quota.environments, quota.most_environments)
-            self._not_above(("reserved", name), quota.running, quota.reserved)
-        running = Counter(environment.tenant for environment in busy)
-        owned = Counter(environment.tenant for environment in environments if environment.bound)
-        for name, tenant in quotas._accounts[_ACCOUNT].tenants.items():
-            limits = quotas.shares.of(name)
-            _expect(running[name] <= tenant.running, "Q1, a tenant's invocations are counted", name)
-            _expect(owned[name] <= tenant.environments, "Q1, a tenant's environments are counted", name)
-            self._not_above(("running", name), tenant.running, limits.concurrency)
-            self._not_above(("owned", name), tenant.environments, limits.environments)
-
-    def _not_above(self, what: object, now: int, limit: int | None) -> None:
-        """What is above a limit that was lowered does not grow."""
-        allowed = max(limit, self._before[what]) if limit is not None else now
-        _expect(now <= allowed, "Q1, a limit", what, now, limit)
-        self._before[what] = now
-
-    def _check_rest(self) -> None:
-        """All callers have left, and every environment was idle for longer than it is kept."""
-        rig = self._rig
-        _expect(rig.quotas.running == 0, "L2, slots are given back", rig.quotas.running)
-        _expect(not self._driver.live, "L3, no environment stays", len(self._driver.live))
-        _expect(rig.quotas.rooms == 0, "Q1, none stays counted", rig.quotas.rooms)
-        _expect(not rig.dispatcher._pools, "empty pools are forgotten", list(rig.dispatcher._pools))
-        _expect(not rig.dispatcher._busy, "no environment stays busy", rig.dispatcher._busy)
-        _expect(not len(rig.dispatcher.idle) + len(rig.dispatcher.kept), "the shelves are empty", rig.dispatcher.idle)
-        for account in rig.quotas._accounts.values():
-            _expect(not account.tenants, "tenants without anything are forgotten", account.tenants)
-            _expect(account.shared == 0, "Q1, what is shared is given back", account.shared)
-
-
-_VERSIONS = (("f", "$LATEST"), ("f", "1"), ("g", "$LATEST"), ("shared", "$LATEST"))
-
-
-class _RandomDriver(FakeDriver):
-    """Starts that are slow or fail, and a runtime that does what runtimes do."""
-
-    def __init__(self, source: random.Random) -> None:
-        super().__init__(self._animate)
-        self._random = source
-        self.breaches: list[object] = []
-
-    async def create(self, spec: object) -> FakeSandbox:
-        loop = asyncio.get_running_loop()
-        gate: asyncio.Future[None] = loop.create_future()
-        self.gates.append(gate)
-        loop.call_later(self._random.choice((0.0, 0.01, 0.2)), self._open, gate, self._random.random() < 0.1)
-        return await super().create(spec)  # type: ignore[arg-type]
-
-    def _open(self, gate: asyncio.Future[None], fails: bool) -> None:
-        if fails and not gate.done():
-            gate.set_exception(self._random.choice((SandboxError("no room"), OSError(12, "memory"), IndexError())))
-        elif not gate.done():
-            gate.set_result(None)
-
-    def _animate(self, sandbox: FakeSandbox) -> None:
-        sandbox.teardown = self._random.choice((0.0, 0.0, 0.01, 0.5))
-        sandbox.grace = self._random.choice((0.0, 0.0, 0.0, 0.5, 2.0))
-        sandbox.ignores_term = self._random.random() < 0.3
-        sandbox.on_event = lambda invocation: self._work(sandbox, invocation)
-        sandbox.serving.add_done_callback(lambda _: self._initialise(sandbox))
-        if self._random.random() < 0.3:
-            self._later(self._random.uniform(0, 10), sandbox.die, self._random.choice(_EXITS))
-
-    def _initialise(self, sandbox: FakeSandbox) -> None:
-        chance, delay = self._random.random(), self._random.choice((0.0, 0.01, 0.1, 0.5))
-        if chance < 0.05:
-            self._later(delay, sandbox.fail_init, b'{"errorType":"Runtime.ImportModuleError"}')
-        elif chance < 0.1:
-            self._later(delay, sandbox.die, self._random.choice(_EXITS))
-        elif chance < 0.98:  # else it hangs
-            self._later(delay, sandbox.poll)
-
-    def _work(self, sandbox: FakeSandbox, invocation: Invocation) -> None:
-        if len({served.tenant for served in sandbox.served}) > 1:
-            self.breaches.append(("T1, one environment serves one tenant", sandbox.served))
-        if invocation.function.deployment != sandbox.deployment:
-            self.breaches.append(("T2, and one deployment", sandbox.served))
-        chance, delay = self._random.random(), self._random.choice((0.0, 0.001, 0.02, 0.2, 1.0))
-        answer = f"{sandbox.deployment} {invocation.tenant} {invocation.request_id}".encode()
-        if chance < 0.05:
-            self._later(delay, sandbox.die, self._random.choice(_EXITS))
-            return
-        if chance < 0.08:
-            return  # it hangs
-        if chance < 0.13:
-            self._later(delay, sandbox.raise_error, b"{}")
-        elif chance < 0.16:
-            self._later(delay, sandbox.answer_too_much)
-        elif chance < 0.2:
-            sandbox.memory_used = 1 << 40
-        else:
-            self._later(delay, sandbox.answer, answer)
-        if self._random.random() < 0.97:  # else it answers and never polls again
-            self._later(delay + self._random.choice((0.0, 0.0, 0.001, 0.2)), self._poll, sandbox)
-
-    def _poll(self, sandbox: FakeSandbox) -> None:
-        """A runtime polls once it has answered, and the Runtime API refuses it before."""
-        if sandbox.current is None:
-            sandbox.poll()
-
-    def _later(self, delay: float, what: object, *arguments: object) -> None:
-        assert callable(what)
-        asyncio.get_running_loop().call_later(delay, what, *arguments)
-
-
-def _expect(holds: object, promise: str, *found: object) -> None:
-    if not holds:
-        raise BrokenPromiseError(f"{promise}: {found}")
+            expect(found == wanted, "T2, the answer is to the question", wanted, found)
+        elif result.payload.startswith(b'{"init":'):
+            deployment = result.payload.decode().split('"')[3]
+            self._failed[deployment] += 1
+            made = [sandbox for sandbox in self._driver.made if sandbox.deployment == deployment and sandbox.gone]
+            failed = sum(not sandbox.invocations_begun for sandbox in made)
+            expect(2 * self._failed[deployment] <= failed, "each second failure answers one", deployment, failed)

@@ -58,7 +58,8 @@ class Pool:
     def empty(self) -> bool:
         """Whether forgetting it would forget nothing."""
         kept = self._provision.requested or self._provision.making
-        return not kept and self._spares.empty and not self._tenants and self.quota.quiet
+        coming = self._tasks or self._refill
+        return not (kept or coming or self._tenants) and self._spares.empty
 
     def environments(self) -> Iterator[Environment]:
         """Every environment that has started."""
@@ -77,8 +78,10 @@ class Pool:
 
         Raises:
             TooManyRequestsException: there is none, and a limit forbids a new one.
-            StaleDeploymentError: there is none, and a newer deployment serves by now.
+            StaleDeploymentError: a newer deployment serves by now.
         """
+        if self.retired:
+            raise StaleDeploymentError
         tenancy = self._tenants.get(tenant)
         if tenancy is None:
             tenancy = self._tenants[tenant] = Tenancy()
@@ -94,10 +97,11 @@ class Pool:
         tenancy.waiters.append(waiter)
         try:
             self._supply(tenant, tenancy, trust=True)
-        except (LambdaError, StaleDeploymentError):
-            tenancy.waiters.remove(waiter)
-            self._drop_if_empty(tenant, tenancy)
-            raise
+        except LambdaError:
+            if not waiter.done():
+                tenancy.waiters.remove(waiter)
+                self._drop_if_empty(tenant, tenancy)
+                raise
         return waiter.result() if waiter.done() else waiter
 
     def abandon(self, tenant: str | None, waiter: asyncio.Future[Environment]) -> None:
@@ -132,12 +136,6 @@ class Pool:
         """Make what is to lie ready, and end what lies ready in vain."""
         self._spares.balance()
         self._provision.balance()
-        tenancy, surplus = self._tenants.get(None), self._provision.surplus
-        if tenancy is not None and surplus:
-            for environment in tenancy.provisioned[:surplus]:
-                self.dismiss(environment)
-            if not tenancy.waiters:
-                self._provision.stop_starting(surplus)
 
     async def close(self) -> None:
         """End everything."""
@@ -167,7 +165,8 @@ class Pool:
     def on_idle(self, environment: Environment) -> None:
         """Give it to whoever waits longest, else keep it."""
         if not environment.bound:
-            self._home.kept.put(environment)
+            if environment in self._spares:  # else it is to end
+                self._home.kept.put(environment)
             return
         tenancy = self._tenants[environment.tenant]
         if tenancy.give(environment):
@@ -193,7 +192,8 @@ class Pool:
                 self._spares.failed()
             return False
         if environment.start.provisioned:
-            self._provision.failed("FUNCTION_ERROR_INIT_FAILURE")
+            if environment in self._provision:
+                self._provision.failed("FUNCTION_ERROR_INIT_FAILURE")
             return False
         tenancy = self._tenants[environment.tenant]
         if environment.start.phase == "init":
@@ -205,6 +205,7 @@ class Pool:
         """Give it to nobody any more."""
         if environment.bound:
             self._forget_idle(environment)
+            self._provision.forget(environment)
         else:
             self._spares.leave(environment)
 
@@ -257,13 +258,10 @@ class Pool:
     def _supply_or_fail(self, tenant: str | None, tenancy: Tenancy, *, trust: bool = True) -> None:
         try:
             self._supply(tenant, tenancy, trust=trust)
-        except StaleDeploymentError as error:  # whoever is too many is served by the newer deployment
-            for _ in range(len(tenancy.waiters) - tenancy.coming):
+        except (LambdaError, StaleDeploymentError) as error:
+            # Whoever is too many waits for nobody: it is told so, or served by the newer deployment.
+            for _ in range(tenancy.waiting - tenancy.coming):
                 tenancy.fail_first(error)
-        except LambdaError as error:
-            if not tenancy.environments and not tenancy.starting:
-                while tenancy.waiters:
-                    tenancy.fail_first(error)
         self._drop_if_empty(tenant, tenancy)
 
     def _add(self, tenant: str | None, tenancy: Tenancy) -> None:
@@ -316,7 +314,8 @@ class Pool:
         """Bind a spare, or make an environment: there is room for it."""
         if self.retired:
             raise StaleDeploymentError
-        spare = None if tenant is None else self._spares.take()
+        # A second try that took one which still starts would be a first try again, and so on for ever.
+        spare = None if tenant is None else self._spares.take(ready=tenancy.retries > 0)
         if spare is not None:
             self._settle_in(tenant, tenancy, spare)
             self._refill_soon()

@@ -42,10 +42,14 @@ class Provision:
         self.requested = 0
         self.making = 0
         self.failure: str | None = None
-        self._environments: set[Environment] = set()
+        self._environments: dict[Environment, None] = {}
         self._make = make
         self._clock = clock
         self._paused_until = 0.0
+
+    def __contains__(self, environment: object) -> bool:
+        """Whether it is one of them, and is not ending."""
+        return environment in self._environments
 
     def status(self) -> Provisioned:
         """How far it is."""
@@ -54,7 +58,7 @@ class Provision:
 
     def add(self, environment: Environment) -> None:
         """One that was made, and initialises now."""
-        self._environments.add(environment)
+        self._environments[environment] = None
 
     def failed(self, reason: str) -> None:
         """One could not be made or initialised."""
@@ -62,23 +66,18 @@ class Provision:
         self._paused_until = self._clock() + _PAUSE_SECONDS
 
     def forget(self, environment: Environment) -> None:
-        """One that ended."""
-        self._environments.discard(environment)
-
-    def stop_starting(self, most: int) -> None:
-        """End some that are not initialised yet."""
-        starting = [environment for environment in self._environments if environment.state is State.STARTING]
-        for environment in starting[:most]:
-            environment.end()
-
-    @property
-    def surplus(self) -> int:
-        """How many there are too many."""
-        return max(0, len(self._environments) - self.requested)
+        """One that is ending, or ended."""
+        self._environments.pop(environment, None)
 
     def balance(self) -> None:
-        """Make what is missing."""
+        """Make what is missing, and end what is too much: what is not initialised yet, then what is idle."""
         if self._clock() >= self._paused_until:
             for _ in range(self.requested - len(self._environments) - self.making):
                 self.making += 1
                 self._make()
+        surplus = max(0, len(self._environments) - self.requested)
+        starting = [environment for environment in self._environments if environment.state is State.STARTING]
+        idle = [environment for environment in self._environments if environment.state is State.IDLE]
+        for environment in [*starting, *idle][:surplus]:
+            self.forget(environment)
+            environment.end()

@@ -85,9 +85,10 @@ class Quotas:
         self._keep(account, name, function)
 
     def sweep(self) -> None:
-        """Forget tenants that use nothing: a million tenants must not cost memory for ever."""
+        """Forget tenants and functions that use nothing: a million tenants must not cost memory for ever."""
         now = self.clock()
         for account in self._accounts.values():
+            account.recent = {function for function in account.recent if not function.quiet}
             for name in [name for name, tenant in account.tenants.items() if tenant.unused(now)]:
                 del account.tenants[name]
 
@@ -113,9 +114,10 @@ class _Account:
         shared: of them, those that use what is not set aside for their function.
         committed: concurrency that is set aside for functions.
         kept: functions for which something is set aside.
+        recent: functions of which environments were made lately, that the next ones are counted with them.
     """
 
-    __slots__ = ("committed", "functions", "kept", "rate", "running", "shared", "tenants")
+    __slots__ = ("committed", "functions", "kept", "rate", "recent", "running", "shared", "tenants")
 
     def __init__(self) -> None:
         self.running = 0
@@ -124,6 +126,7 @@ class _Account:
         self.rate = Bucket()
         self.functions: WeakValueDictionary[str, FunctionQuota] = WeakValueDictionary()
         self.kept: dict[str, FunctionQuota] = {}
+        self.recent: set[FunctionQuota] = set()
         self.tenants: dict[str, _Tenant] = {}
 
 
@@ -223,10 +226,11 @@ class FunctionQuota:
             raise _throttled(_ACCOUNT)
         now = quotas.clock()
         share = None if tenant is None else self._take_share(tenant, now)
-        if not account.rate.take(now, quotas.concurrency * REQUESTS_PER_CONCURRENCY):
-            raise _throttled(_ACCOUNT_RATE)
+        # What all share is taken last: who is over a rate of its own takes nothing from the others.
         if self.reserved is not None and not self._rate.take(now, self.reserved * REQUESTS_PER_CONCURRENCY):
             raise _throttled(_RESERVED_RATE)
+        if not account.rate.take(now, quotas.concurrency * REQUESTS_PER_CONCURRENCY):
+            raise _throttled(_ACCOUNT_RATE)
         account.running += 1
         account.shared += shares
         self.running += 1
@@ -280,6 +284,7 @@ class FunctionQuota:
         now = self._quotas.clock()
         if not self._scaling.take(now):
             raise _throttled(_FUNCTION_RATE, math.ceil(self._scaling.wait(now)))
+        self._account.recent.add(self)
 
     def commit(self, reserved: int | None, provisioned: int) -> None:
         """Set what is set aside for the function."""

@@ -51,8 +51,9 @@ class Spares:
 
     @property
     def empty(self) -> bool:
-        """Whether there is none, and none is being made."""
-        return not (self._environments or self._leaving or self.making)
+        """Whether forgetting it would forget nothing."""
+        paused = self._clock() < self._paused_until
+        return not (self._environments or self._leaving or self.making or paused)
 
     def arrived(self) -> None:
         """An invocation needs a new environment."""
@@ -71,10 +72,10 @@ class Spares:
         """One that was made, and initialises now."""
         self._environments[environment] = None
 
-    def take(self) -> Environment | None:
-        """One to be bound: ready if there is such a one, else one that will be soon."""
+    def take(self, *, ready: bool) -> Environment | None:
+        """One to be bound: ready if there is such a one, else, unless it must be ``ready``, one that will be soon."""
         found = next((e for e in self._environments if e.state is State.IDLE), None)
-        if found is None:
+        if found is None and not ready:
             found = next((e for e in self._environments if e.state is State.STARTING), None)
         if found is not None:
             self.forget(found)
@@ -94,10 +95,11 @@ class Spares:
     def balance(self) -> None:
         """Make as many as are probably needed, and end what is too much."""
         now = self._clock()
-        wanted = self._forecast.wanted(now, self._most()) if now >= self._paused_until else 0
-        for _ in range(wanted - len(self._environments) - self.making):
-            self.making += 1
-            self._make()
+        wanted = self._forecast.wanted(now, self._most())
+        if now >= self._paused_until:
+            for _ in range(wanted - len(self._environments) - self.making):
+                self.making += 1
+                self._make()
         for environment in list(self._environments)[: max(0, len(self._environments) - wanted)]:
             self.leave(environment)
             environment.end()

@@ -41,6 +41,11 @@ class Tenancy:
         return self.starting + sum(e.state is State.STARTING and not e.start.provisioned for e in self.environments)
 
     @property
+    def waiting(self) -> int:
+        """Callers that wait still."""
+        return sum(not waiter.done() for waiter in self.waiters)
+
+    @property
     def empty(self) -> bool:
         """Whether forgetting it would forget nothing."""
         return not (self.waiters or self.environments or self.starting)
