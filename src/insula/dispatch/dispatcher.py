@@ -121,7 +121,8 @@ class Dispatcher:
         self.made = 0
         self.ended = 0
         self.violations = 0
-        self._starts = Counter(warm=0, cold=0, proactive=0, provisioned=0)
+        self._warm = 0
+        self._first = Counter(cold=0, proactive=0, provisioned=0)
         self._throttles: Counter[str] = Counter()
         self._driver = driver
         self._catalog = catalog
@@ -202,7 +203,10 @@ class Dispatcher:
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
         self._busy[environment] = slot
-        self._starts[_found(environment)] += 1
+        if environment.served:
+            self._warm += 1
+        else:
+            self._first[_found(environment.start)] += 1
         return result
 
     def _settle(self, environment: Environment) -> None:
@@ -321,7 +325,7 @@ class Dispatcher:
             running=self._quotas.running,
             rooms=self._quotas.rooms,
             tenants=sum(pool.tenant_environments for pool in self._pools.values()),
-            starts=self._starts,
+            starts={"warm": self._warm, **self._first},
             throttles=self._throttles,
             violations=self.violations,
         )
@@ -384,11 +388,8 @@ class Dispatcher:
         self.kept.close()
 
 
-def _found(environment: Environment) -> str:
-    """What an invocation finds that is handed to an environment."""
-    if environment.served:
-        return "warm"
-    start = environment.start
+def _found(start: Start) -> str:
+    """What the first invocation of an environment finds."""
     return "provisioned" if start.provisioned else "proactive" if start.proactive else "cold"
 
 
