@@ -262,7 +262,8 @@ def test_a_counted_fork_bomb_is_held_at_the_limit_of_processes(
 def test_a_wild_fork_bomb_is_answered_for_and_others_notice_nothing(
     function: Callable[..., Function], server: Server, memory: int
 ) -> None:
-    obedient = function(OBEDIENT, tenancy=True, Timeout=2, MemorySize=memory)
+    # Without environments made ahead, which come as they please: processes are counted.
+    obedient = function(OBEDIENT, tenancy=True, Timeout=2, MemorySize=memory, Tags={"insula:proactive": "0"})
     neighbour = obedient.invoke(tenant="green")
     before = set(descendants(server.pid))
     with ThreadPoolExecutor(1) as threads:
