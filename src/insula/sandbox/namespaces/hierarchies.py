@@ -135,6 +135,8 @@ def remove_folder(folder: Path) -> None:
             for path, _, _ in os.walk(folder, topdown=False):
                 _end_processes(Path(path))
                 Path(path).rmdir()
+        except FileNotFoundError:
+            continue  # a group went by itself
         except OSError:  # a process takes its time to die; or a dying spawner's child has just made its group
             if time.monotonic() > deadline:
                 raise
