@@ -1,5 +1,5 @@
 # One command each. All of it works on a fresh Debian or Ubuntu, as root.
-.PHONY: install demo test test-slow lint security soak bench ci clean help
+.PHONY: install demo test simulate test-slow lint security soak bench ci clean help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: .venv/installed  ## install, run a tenant-isolated function as two tenants
 
 test: .venv/test-installed  ## install what the tests need, and run them
 	.venv/bin/python -m pytest -m "not slow" -n 3 --dist loadfile
+
+simulate: .venv/test-installed  ## thousands of random worlds around the dispatcher, on all processors
+	.venv/bin/python -m tests.simulation --seeds 3000
 
 test-slow: .venv/test-installed  ## the longer tests; installs what their virtual machine needs
 	scripts/install-machine

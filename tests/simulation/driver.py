@@ -7,12 +7,11 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 
-from insula.dispatch import quotas
 from insula.dispatch.variables import PROVISIONED_CONCURRENCY
 from insula.model.invocation import Invocation
 from insula.sandbox.driver import Exit, SandboxError, SandboxSpec
 from tests.simulation.fakes import KILLED, FakeDriver, FakeSandbox
-from tests.simulation.history import History
+from tests.simulation.history import History, Scale
 
 _EXITS = (Exit(0, None), Exit(1, None), KILLED, Exit(None, 11), Exit(None, 9, out_of_memory=True))
 _OUTAGE_SECONDS = 0.5  # after the death of the spawner
@@ -25,22 +24,25 @@ class RandomDriver(FakeDriver):
         source: of all chance.
         history: who is told.
         wall: unix seconds.
+        scale: limits of this world.
 
     Attributes:
         broken: deployments that can never be initialised.
         closing: whether the server stops, and ends what works.
     """
 
-    def __init__(self, source: random.Random, history: History, wall: Callable[[], float]) -> None:
+    def __init__(self, source: random.Random, history: History, wall: Callable[[], float], scale: Scale) -> None:
         super().__init__(self._animate)
         self.broken: set[str] = set()
         self.closing = False
         self._random = source
         self._history = history
         self._wall = wall
+        self._scale = scale
         self._loop = asyncio.get_running_loop()
         self._starts: defaultdict[str, list[float]] = defaultdict(list)
         self._down_until = 0.0
+        self._failing = source.choice((0.0, 0.02, 0.1))  # of those that are to be made
 
     async def create(self, spec: SandboxSpec) -> FakeSandbox:
         self._check_start(spec)
@@ -48,7 +50,8 @@ class RandomDriver(FakeDriver):
             raise SandboxError("the spawner is dead")
         gate: asyncio.Future[None] = self._loop.create_future()
         self.gates.append(gate)
-        self._loop.call_later(self._random.choice((0.0, 0.01, 0.2)), self._open, gate, self._random.random() < 0.1)
+        delay, fails = self._random.choice((0.0, 0.01, 0.2)), self._random.random() < self._failing
+        self._loop.call_later(delay, self._open, gate, fails)
         return await super().create(spec)
 
     def collapse(self) -> None:
@@ -66,8 +69,8 @@ class RandomDriver(FakeDriver):
             return
         starts = self._starts[deployment.rpartition("-")[0]]
         starts.append(now)
-        recent = sum(start > now - quotas.SCALING_SECONDS for start in starts)
-        self._expect(recent <= quotas.SCALING_ENVIRONMENTS, "Q1, scaling rate", deployment, recent)
+        recent = sum(start > now - self._scale.seconds for start in starts)
+        self._expect(recent <= self._scale.environments, "Q1, scaling rate", deployment, recent)
 
     def _open(self, gate: asyncio.Future[None], fails: bool) -> None:
         if fails and not gate.done():

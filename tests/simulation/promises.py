@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 
-from insula.dispatch import quotas as quotas_module
 from insula.dispatch.environment import Environment, State
 from insula.dispatch.idle import FREEZE_SECONDS
 from insula.dispatch.pool import Pool
 from insula.dispatch.quotas import FunctionQuota
 from insula.dispatch.tenancy import Tenancy
 from tests.simulation.fakes import FakeSandbox, Rig
-from tests.simulation.history import History, expect
+from tests.simulation.history import History, Scale, expect
 
+_COOLING = 3 * FREEZE_SECONDS  # what was promised to a caller that left is put down, and begins to cool, once more
 _SLACK = 1.2  # seconds: the dispatcher looks after what is old once a second
 
 
@@ -23,11 +23,13 @@ class Promises:
     Args:
         rig: the dispatcher and what is around it.
         history: what was noticed elsewhere.
+        scale: limits of this world.
     """
 
-    def __init__(self, rig: Rig, history: History) -> None:
+    def __init__(self, rig: Rig, history: History, scale: Scale) -> None:
         self._rig = rig
         self._history = history
+        self._scale = scale
         self._loop = asyncio.get_running_loop()
         self._before = Counter[object]()
         self._promised: dict[Environment, float] = {}  # since when; it is kept before time goes on
@@ -83,14 +85,13 @@ class Promises:
             sandbox = _sandbox(environment)
             expect(environment.bound or not sandbox.served, "T3, an unbound environment has run nothing", environment)
             if environment in dispatcher.idle or environment in dispatcher.kept:
-                cool = now - environment.idle_since < FREEZE_SECONDS + 0.002
+                cool = now - environment.idle_since < _COOLING
                 resting = sandbox.frozen or cool or sandbox.killed or not sandbox.alive
                 expect(resting, "an idle environment is frozen", sandbox.number)
                 self._check_age(environment, sandbox)
-            elif (
-                environment.state is not State.IDLE and sandbox.alive and not sandbox.killed
-            ):  # it may be promised, and not run yet
-                expect(not sandbox.frozen, "only an idle environment is frozen", sandbox.number, environment.state)
+            elif sandbox.alive and not sandbox.killed:
+                rests = not sandbox.frozen or environment.state is State.IDLE  # promised, and not run yet
+                expect(rests, "only an idle environment is frozen", sandbox.number, environment.state)
 
     def _check_age(self, environment: Environment, sandbox: FakeSandbox) -> None:
         dispatcher, now = self._rig.dispatcher, self._loop.time()
@@ -112,7 +113,7 @@ class Promises:
             self._taken.append((now, quotas.taken))
         while self._taken[0][0] <= now - 1.0 and len(self._taken) > 1:
             self._taken.popleft()
-        most = 2 * quotas.concurrency * quotas_module.REQUESTS_PER_CONCURRENCY  # a second's worth at once, and one more
+        most = 2 * quotas.concurrency * self._scale.requests  # a second's worth at once, and one more
         recent = quotas.taken - self._taken[0][1]
         expect(recent <= most, "Q1, requests a second", recent, most)
 
@@ -142,7 +143,7 @@ class Promises:
     def _check_pool(self, pool: Pool) -> None:
         deployment, spares, provision = pool.function.deployment, pool._spares, pool._provision
         self._not_above(("spares", deployment), len(spares) + spares.making, pool._most_spares())
-        if pool.retired:
+        if pool.retired and not self._rig.dispatcher._stopping:
             ready = [spare for spare in spares if spare.state is State.IDLE and not _sandbox(spare).killed]
             expect(not ready, "what is retired keeps nothing ready", deployment)
         allocated = provision.status().allocated

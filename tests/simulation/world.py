@@ -21,12 +21,12 @@ from insula.model.settings import FunctionSettings
 from insula.model.share import Shares, TenantLimits
 from tests.simulation.driver import RandomDriver
 from tests.simulation.fakes import FakeSandbox, Rig, deployed_name, fake_runtime_api, new_function, new_invocation
-from tests.simulation.history import History, expect
+from tests.simulation.history import History, Scale, expect
 from tests.simulation.loop import VirtualLoop, run
 from tests.simulation.promises import Promises
 
 _ACCOUNT = "111111111111"
-_TENANTS = ("blue", "green", "Blue", "red")
+_TENANTS = ("red", "blue", "Blue", "green", "white", "black", "grey", "pink")
 _VERSIONS = (("f", "$LATEST"), ("f", "1"), ("g", "$LATEST"), ("shared", "$LATEST"))
 _SECONDS = 12.0  # in which invocations arrive
 _PATIENCE = 30.0  # longer than any init, the second try, the invocation and a shutdown phase
@@ -46,24 +46,29 @@ def live(seed: int, tell: Callable[[str], None] = lambda _: None) -> Counter[str
     """
 
     async def main() -> Counter[str]:
-        world = World(seed, tell)
+        world = World(seed, tell, scale)
         await world.run()
         return world.outcomes
 
+    scale = _scale(random.Random(f"the scale of {seed}"))
     gc.disable()  # a quota that is held by nothing but a cycle lives until that is found: at the same moment each time
     try:
         with fake_runtime_api() as patch:
-            _make_small(patch, random.Random(f"{seed}"))
+            _make_small(patch, scale)
             return run(main())
     finally:
         gc.enable()
 
 
-def _make_small(patch: pytest.MonkeyPatch, source: random.Random) -> None:
+def _scale(source: random.Random) -> Scale:
+    return Scale(source.choice((1000, 1000, 1000, 20, 4)), 2.0, source.choice((10, 10, 10, 10, 1)))
+
+
+def _make_small(patch: pytest.MonkeyPatch, scale: Scale) -> None:
     """Bring into reach what takes long or needs many."""
-    patch.setattr(quotas, "SCALING_ENVIRONMENTS", source.choice((1000, 1000, 1000, 20, 4)))
-    patch.setattr(quotas, "SCALING_SECONDS", 2.0)
-    patch.setattr(quotas, "REQUESTS_PER_CONCURRENCY", source.choice((10, 10, 10, 10, 1)))
+    patch.setattr(quotas, "SCALING_ENVIRONMENTS", scale.environments)
+    patch.setattr(quotas, "SCALING_SECONDS", scale.seconds)
+    patch.setattr(quotas, "REQUESTS_PER_CONCURRENCY", scale.requests)
     patch.setattr(forecast, "_HORIZON_SECONDS", 15.0)
     patch.setattr(spares, "_PAUSE_SECONDS", 3.0)
     patch.setattr(provision, "_PAUSE_SECONDS", 2.0)
@@ -80,13 +85,13 @@ def _number(environment: Environment) -> int:
 class World:
     """Random arrivals, starts, answers, crashes, departures, updates and changes of limits."""
 
-    def __init__(self, seed: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None], scale: Scale) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self._loop = loop
         self._random = random.Random(seed)
         self._history = History(tell)
-        self._driver = RandomDriver(self._random, self._history, lambda: self._rig.wall())
+        self._driver = RandomDriver(self._random, self._history, self._wall, scale)
         self._rig = Rig(
             self._random.choice((1, 2, 4, 8, 20, 50)),
             idle_seconds=5.0,
@@ -95,7 +100,8 @@ class World:
             driver=self._driver,
             shares=self._shares(),
         )
-        self._promises = Promises(self._rig, self._history)
+        self._promises = Promises(self._rig, self._history, scale)
+        self._tenants = _TENANTS[: self._random.choice((2, 4, 8))]
         self._numbers = itertools.count(1)
         self._names = Counter[str]()
         self._failed = Counter[str]()
@@ -166,6 +172,9 @@ class World:
                 return
             await asyncio.sleep(0.5)
         expect(False, "what is provisioned is there one day", status)
+
+    def _wall(self) -> float:
+        return self._rig.wall()
 
     # What happens
 
@@ -247,7 +256,7 @@ class World:
 
     def _arrive(self) -> None:
         function = self._random.choice(self._functions)
-        tenant = self._random.choice(_TENANTS) if function.per_tenant else None
+        tenant = self._random.choice(self._tenants) if function.per_tenant else None
         task = asyncio.create_task(self._call(new_invocation(function, tenant, next(self._numbers))))
         self._callers.append(task)
         chance = self._random.random()
