@@ -246,7 +246,8 @@ def test_a_failed_initialisation_is_in_the_callers_tail(function: Callable[..., 
     assert tail.startswith("INIT_START Runtime Version: python:3.")
     assert "\non the way\n" in tail
     assert "No module named 'nope'" in tail
-    report = r"INIT_REPORT Init Duration: [\d.]+ ms\tPhase: invoke\tStatus: error\tError Type: Runtime.ImportModuleError"
+    fields = (r"INIT_REPORT Init Duration: [\d.]+ ms", "Phase: invoke", "Status: error")
+    report = r"\t".join((*fields, "Error Type: Runtime.ImportModuleError"))
     *_, init, start, end, last = tail.splitlines()
     assert re.fullmatch(report, init)
     assert (start[:6], end[:4]) == ("START ", "END ")

@@ -237,7 +237,7 @@ def test_an_environment_that_ended_makes_room(new_server: Callable[..., Server])
     """[...] a limit of 2,500 tenant-isolated execution environments (active or idle) [...]: none that is gone."""
     server = new_server("--concurrency", "1")
     made = deploy(server, "import os\ndef handler(event, context):\n    if event: os._exit(1)\n", tenancy=True)
-    for number in range(12):
+    for number in range(6):
         assert made.fail(True, tenant=f"tenant-{number}")["errorType"] == "Runtime.ExitError"
     for number in range(2):
         assert made.invoke(tenant=f"other-{number}") is None

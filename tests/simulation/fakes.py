@@ -189,6 +189,10 @@ class FakeSandbox:
             assert not self.frozen, "what is frozen does nothing"
             self._listener.on_next()
 
+    def hang_up(self) -> None:
+        """Wait for an event no more."""
+        self._listener.on_hangup()
+
     def answer(self, payload: bytes = b'"done"') -> None:
         """Answer the current event."""
         if request_id := self._settle():

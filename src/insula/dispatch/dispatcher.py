@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from insula.dispatch.environment import Environment, Owner, Start, State, TenancyViolationError
+from insula.dispatch.environment import Environment, Owner, State, TenancyViolationError
 from insula.dispatch.home import InitFailedError, StaleDeploymentError
 from insula.dispatch.idle import Shelf
 from insula.dispatch.pool import Pool
 from insula.dispatch.provision import Provisioned
 from insula.dispatch.quotas import FunctionQuota, Quotas, Slot
+from insula.dispatch.start import Start
 from insula.dispatch.variables import ON_DEMAND, PROVISIONED_CONCURRENCY, runtime_variables
 from insula.model.errors import (
     ResourceNotFoundException,
@@ -202,6 +203,10 @@ class Dispatcher:
             self.violations += 1
             logger.critical("SECURITY: %s", error)
             raise ServiceException("The invocation was stopped by a security check. See the server's log.") from error
+        except Exception as error:
+            environment.kill()  # it is on no shelf, and would be lost
+            logger.exception("an invocation of %s could not be handed over", invocation.function.arn)
+            raise ServiceException("The invocation could not be begun. The server's log says why.") from error
         self._busy[environment] = slot
         if environment.served:
             self._warm += 1
@@ -342,7 +347,11 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_MEMORY_SECONDS)
             for environment in list(self._busy):
-                environment.check_memory()
+                try:
+                    environment.check_memory()
+                except Exception:
+                    logger.exception("the memory of an environment could not be looked at")
+                    environment.kill()  # it must not run without its limit
 
     async def _tidy_up(self) -> None:
         while True:

@@ -23,9 +23,9 @@ from typing import Protocol
 from insula.dispatch.journal import Journal, Outcome
 from insula.dispatch.log import Log
 from insula.dispatch.report import Failure, exited, extension_failed, oversize_document, timed_out
+from insula.dispatch.start import Start
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
-from insula.model.limits import INIT_TIMEOUT_SECONDS
 from insula.model.stream import ResponseStream
 from insula.runtime_api.server import RuntimeApi, RuntimeFailure
 from insula.runtime_api.telemetry import Telemetry
@@ -34,6 +34,7 @@ from insula.telemetry.logs import LogStream
 
 # Of the shutdown phase, at its end, in which the runtime has heard SIGTERM; before, extensions write what they hold.
 _TERMINATION_SECONDS = 0.5
+_ON_DEMAND = Start()
 
 
 class State(enum.Enum):
@@ -45,25 +46,6 @@ class State(enum.Enum):
     FINISHING = enum.auto()
     ENDING = enum.auto()
     ENDED = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Why and how an environment is started.
-
-    Attributes:
-        limit: seconds that init may take.
-        phase: ``init``, or ``invoke`` if an init failed before and this is the retry for an invocation that waits.
-        provisioned: whether it is one of a version's provisioned environments.
-        proactive: whether it is made ahead of need, for a tenant that is not known yet.
-        asked: when it was asked for, monotonic seconds.
-    """
-
-    limit: float = INIT_TIMEOUT_SECONDS
-    phase: str = "init"
-    provisioned: bool = False
-    proactive: bool = False
-    asked: float = 0.0
 
 
 class Owner(Protocol):
@@ -85,8 +67,8 @@ class Owner(Protocol):
         """
         ...
 
-    def on_ending(self, environment: Environment) -> None:
-        """It was idle, and is ending: nobody may be given it any more."""
+    def on_unready(self, environment: Environment) -> None:
+        """It was idle, and nobody may be given it any more, unless ``on_idle`` follows."""
         ...
 
     def on_ended(self, environment: Environment) -> None:
@@ -139,7 +121,7 @@ class Environment:
         stream: LogStream,
         owner: Owner,
         *,
-        start: Start = Start(),
+        start: Start = _ON_DEMAND,
         on_settled: Callable[[Environment], None],
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -169,6 +151,7 @@ class Environment:
         self._loop = asyncio.get_running_loop()
         self._run: _Run | None = None
         self._unrecorded: Outcome | None = None
+        self._killed = False
         self._init_error: RuntimeFailure | None = None
         self._failure: Failure | None = None
         self._timer = self._loop.call_later(start.limit, self._on_init_timeout)  # until the next poll
@@ -252,7 +235,7 @@ class Environment:
         if not grace or self.state in {State.STARTING, State.ENDING, State.ENDED}:
             self.kill()
             return
-        self._leave_service()
+        self._leave_service(State.ENDING)
         self._timer.cancel()
         self._thaw()
         self._telemetry.flush()
@@ -265,14 +248,15 @@ class Environment:
     def kill(self) -> None:
         """End it now."""
         self._timer.cancel()
+        self._killed = True  # a poll may be on its way
         if self.state not in {State.STARTING, State.ENDED}:
-            self._leave_service()
+            self._leave_service(State.ENDING)
         self._sandbox.kill()
 
-    def _leave_service(self) -> None:
-        idle, self.state = self.state is State.IDLE, State.ENDING
+    def _leave_service(self, state: State) -> None:
+        idle, self.state = self.state is State.IDLE, state
         if idle:
-            self.owner.on_ending(self)
+            self.owner.on_unready(self)
 
     async def wait(self) -> None:
         """Wait until nothing of it is left."""
@@ -289,7 +273,7 @@ class Environment:
 
     def on_next(self) -> None:
         """The runtime and the extensions are ready."""
-        if self._init_error is not None or self._failure is not None:
+        if self._killed or self._failure is not None:
             return  # it is being ended
         if self.state is State.STARTING:
             self.init_seconds = self._clock() - self.born
@@ -303,6 +287,16 @@ class Environment:
         self.state = State.IDLE
         self.idle_since = self._clock()
         self.owner.on_idle(self)
+
+    def on_hangup(self) -> None:
+        """The runtime does not wait for an event any more: it died, or asks again."""
+        if self.state is not State.IDLE:
+            return
+        if not self.bound or self.start.provisioned:  # it is there for whoever comes: another is sooner ready
+            self.kill()
+            return
+        self._timer = self._loop.call_later(self.function.timeout, self._on_timeout)
+        self._leave_service(State.FINISHING)
 
     def on_response(self, request_id: str, payload: bytes) -> None:  # noqa: ARG002
         """The function answered."""

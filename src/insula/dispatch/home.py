@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from insula.dispatch.environment import Environment, Owner, Start
+from insula.dispatch.environment import Environment, Owner
 from insula.dispatch.idle import Shelf
+from insula.dispatch.start import Start
 from insula.model.function import FunctionVersion
 from insula.model.invocation import Invocation, InvocationResult
 

@@ -12,12 +12,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 
-from insula.dispatch.environment import Environment, Start, State
+from insula.dispatch.environment import Environment, State
 from insula.dispatch.home import Home, InitFailedError, StaleDeploymentError
 from insula.dispatch.idle import Shelf
 from insula.dispatch.provision import Provision, Provisioned
 from insula.dispatch.quotas import FunctionQuota, no_room
 from insula.dispatch.spares import Spares
+from insula.dispatch.start import Start
 from insula.dispatch.tenancy import Tenancy
 from insula.model.errors import LambdaError, ServiceException, ServiceUnavailableException
 from insula.model.function import FunctionVersion
@@ -180,7 +181,7 @@ class Pool:
 
     def dismiss(self, environment: Environment) -> None:
         """End one that is idle."""
-        environment.end()  # on_ending takes it off its shelf
+        environment.end()  # on_unready takes it off its shelf
 
     def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:
         """Try once more for an invocation that waits, as AWS does; then tell the first who waits.
@@ -201,7 +202,7 @@ class Pool:
             return False
         return tenancy.fail_first(InitFailedError(outcome))
 
-    def on_ending(self, environment: Environment) -> None:
+    def on_unready(self, environment: Environment) -> None:
         """Give it to nobody any more."""
         if environment.bound:
             self._forget_idle(environment)

@@ -34,6 +34,10 @@ class Listener(extensions_api.Listener, Protocol):
         """The runtime and all registered extensions are ready for an event."""
         ...
 
+    def on_hangup(self) -> None:
+        """The runtime, which was ready, does not wait for an event any more; ``on_next`` may follow."""
+        ...
+
     def on_response(self, request_id: str, payload: bytes) -> None:
         """The runtime answered its current event."""
         ...
@@ -136,6 +140,8 @@ class RuntimeApi:
         self._connections.discard(connection)
         if connection in self._waiting:
             self._waiting.remove(connection)
+            if not self._waiting:
+                self._listener.on_hangup()
         if connection is self._receiving:
             self._receiving = None
         self.extensions.forget(connection)

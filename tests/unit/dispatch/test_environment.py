@@ -40,7 +40,7 @@ class Owner:
     def dismiss(self, environment: Environment) -> None:
         raise NotImplementedError
 
-    def on_ending(self, environment: Environment) -> None:
+    def on_unready(self, environment: Environment) -> None:
         self.ending += 1
 
     def on_failed_start(self, environment: Environment, outcome: Callable[[Invocation], InvocationResult]) -> bool:

@@ -551,3 +551,31 @@ def test_a_spare_that_ends_is_given_to_nobody() -> None:
         assert await serve(rig, "green") is not spare
 
     run(main())
+
+
+def test_who_calls_while_a_runtime_that_hung_up_dies_gets_another() -> None:
+    """The connection is closed before word comes that nothing is left of the process."""
+
+    async def main() -> None:
+        rig = Rig()
+        sandbox = await serve(rig, "blue")
+        sandbox.teardown = 0.05
+        sandbox.hang_up()
+        sandbox.die(KILLED)
+        assert await serve(rig, "blue") is not sandbox
+
+    run(main())
+
+
+def test_a_runtime_that_hangs_up_and_asks_again_is_used_again() -> None:
+    async def main() -> None:
+        rig = Rig()
+        sandbox = await serve(rig, "blue")
+        sandbox.hang_up()
+        sandbox.poll()
+        assert await serve(rig, "blue") is sandbox
+        sandbox.hang_up()
+        await asyncio.sleep(FUNCTION.timeout + 1)
+        assert not sandbox.alive  # it never asked again
+
+    run(main())

@@ -300,7 +300,6 @@ def test_a_function_over_its_own_rate_takes_nothing_from_the_others() -> None:
 # Ends
 
 
-@pytest.mark.xfail(strict=True, reason="Environment.on_next does not know that kill() was called while it started")
 def test_an_invocation_is_not_given_to_an_environment_that_was_killed_while_it_started() -> None:
     async def main() -> None:
         rig = Rig()

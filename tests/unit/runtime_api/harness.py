@@ -57,6 +57,10 @@ class Listener:
     def __init__(self) -> None:
         self.stream: ResponseStream | None = None
         self.heard: list[Any] = []
+        self.hangups = 0
+
+    def on_hangup(self) -> None:
+        self.hangups += 1
 
     def on_next(self) -> None:
         self.heard.append("next")

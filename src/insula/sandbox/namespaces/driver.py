@@ -12,6 +12,7 @@ import socket
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from insula.model.limits import FILE_DESCRIPTORS, MAX_EXTENSIONS, PROCESSES
 from insula.sandbox.driver import IsolationError, Sandbox, SandboxError, SandboxSpec
@@ -31,6 +32,7 @@ _FIRST_UID = 1_879_048_192
 _UIDS = 1 << 27
 _INIT_UID = _FIRST_UID + _UIDS  # of all init processes; no function has it
 _START_SECONDS = 20.0
+_END_SECONDS = 0.5  # in which word comes that a process has ended
 _STANDBY = 2  # prepared children a runtime keeps in store
 
 
@@ -144,15 +146,20 @@ class NamespacesDriver:
 
     async def _make(self, spec: SandboxSpec) -> NamespaceSandbox:
         prepared = await self._take(spec.runtime)
+        beginning = asyncio.create_task(self._begin(spec, prepared))
         try:
-            return await asyncio.wait_for(self._begin(spec, prepared), _START_SECONDS)
-        except TimeoutError:
+            return await _finished(beginning, prepared)
+        except BaseException as error:
+            beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
+            if isinstance(error, IsolationError):
+                # One that is being ended looks wrong. Nothing of the function runs yet: there is time to find out.
+                await asyncio.wait({prepared.exit}, timeout=_END_SECONDS)
+            died = isinstance(error, IsolationError) and prepared.exit.done()
             prepared.spawner.kill(prepared.name)
             prepared.close()
-            raise ChildEndedError(f"The environment was not ready within {_START_SECONDS:.0f} s.") from None
-        except BaseException:
-            prepared.spawner.kill(prepared.name)
-            prepared.close()
+            if died:
+                raise ChildEndedError("The environment ended while it was being checked.") from error
             raise
 
     async def _begin(self, spec: SandboxSpec, prepared: Prepared) -> NamespaceSandbox:
@@ -257,11 +264,15 @@ class NamespacesDriver:
     async def _prepare_one(self, spawner: Spawner) -> None:
         runtime = spawner.runtime.name
         try:
-            self._stock[runtime].append(await spawner.prepare(_new_name()))
+            prepared = await spawner.prepare(_new_name())
         except (SandboxError, TimeoutError):
             return  # who needs one next is told of the error
         finally:
             self._preparing[runtime] -= 1
+        if not spawner.alive:  # it was lost meanwhile, and its store with it
+            prepared.close()
+            return
+        self._stock[runtime].append(prepared)
         self._refill(spawner)
 
     async def _spawner(self, runtime: str) -> Spawner:
@@ -298,6 +309,16 @@ class NamespacesDriver:
                     await asyncio.to_thread(remove_folder, group)
                 except OSError as error:
                     logger.warning("the cgroup %s of a lost environment stays: %s", group, error.strerror)
+
+
+async def _finished(beginning: asyncio.Task[NamespaceSandbox], prepared: Prepared) -> NamespaceSandbox:
+    """What the task makes, unless the environment ends before, or takes too long."""
+    either: set[asyncio.Future[Any]] = {beginning, prepared.exit}
+    await asyncio.wait(either, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    if beginning.done():
+        return beginning.result()
+    what = "ended" if prepared.exit.done() else f"was not ready within {_START_SECONDS:.0f} s"
+    raise ChildEndedError(f"The environment {what} while it was being made.")
 
 
 def _has_namespace(pid: int, identity: str) -> bool:

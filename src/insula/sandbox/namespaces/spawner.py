@@ -133,7 +133,9 @@ class Prepared:
 
     def close(self) -> None:
         """Give up this side's descriptors."""
-        self.channel.close()
+        if self.channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self.channel)  # somebody may still wait for a message
+            self.channel.close()
         self.listener.close()
         if self.peak >= 0:
             os.close(self.peak)
@@ -395,4 +397,5 @@ async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Non
     try:
         await future
     finally:
-        loop.remove_reader(sock)
+        if sock.fileno() >= 0:
+            loop.remove_reader(sock)
