@@ -6,23 +6,18 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
-
-from insula.dispatch import environment as environment_module
 from insula.dispatch.dispatcher import Dispatcher, Policy
 from insula.dispatch.quotas import FunctionQuota, Quotas
 from insula.model.function import PER_TENANT, FunctionVersion
 from insula.model.invocation import Invocation
 from insula.model.settings import FunctionSettings
 from insula.model.share import Shares
-from insula.runtime_api.extensions import Extensions
 from insula.runtime_api.server import Listener, RuntimeFailure
-from insula.runtime_api.telemetry import Telemetry
 from insula.sandbox.driver import Exit, SandboxSpec
 from insula.telemetry.logs import LogStream
 
@@ -54,6 +49,9 @@ def new_invocation(function: FunctionVersion, tenant: str | None, number: int = 
     """An invocation whose request id ends in ``number``."""
     request_id = f"00000000-0000-4000-8000-{number:012d}"
     return Invocation(request_id, function, b"{}", str(function.arn), tenant=tenant, **changes)
+
+
+_living: set[FakeSandbox] = set()  # whose pipes are open
 
 
 class FakeSandbox:
@@ -111,6 +109,8 @@ class FakeSandbox:
         self.on_dismissed: Callable[[str], None] = lambda _: None
         self._runtime: Listener | None = None
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
+        self._pipe = os.fstat(self.log).st_ino
+        _living.add(self)
 
     @property
     def deployment(self) -> str:
@@ -122,6 +122,7 @@ class FakeSandbox:
     async def wait(self) -> Exit:
         how = await self._exit
         self.gone = True
+        _living.discard(self)  # who waits closes its log
         return how
 
     def kill(self) -> None:
@@ -218,6 +219,15 @@ class FakeSandbox:
         if self.alive:
             self._listener.on_extension_error(kind, document)
 
+    def abandon(self) -> None:
+        """The world around it is over: close its pipe."""
+        if self.alive:
+            os.close(self._writer)
+            self.alive = False
+        with contextlib.suppress(OSError):  # a test that played the end itself has closed it
+            if os.fstat(self.log).st_ino == self._pipe:
+                os.close(self.log)
+
     def write(self, data: bytes) -> None:
         """Print."""
         os.write(self._writer, data)
@@ -238,34 +248,6 @@ class FakeSandbox:
     def _settle(self) -> str | None:
         current, self.current = self.current, None
         return current.request_id if current is not None and self.alive else None
-
-
-class FakeRuntimeApi:
-    """In the place of ``RuntimeApi``: the listening socket is the fake sandbox itself."""
-
-    def __init__(self, listener: Listener, *, extensions: Sequence[str], telemetry: Telemetry) -> None:
-        self.extensions = Extensions(listener, extensions, lambda: None, telemetry)
-        self._listener = listener
-        self._sandbox: FakeSandbox | None = None
-
-    async def serve(self, sock: socket.socket) -> None:
-        self._sandbox = cast("FakeSandbox", sock)
-        self._sandbox.attach(self._listener)
-
-    def deliver(self, invocation: Invocation, deadline_ms: int) -> None:
-        assert self._sandbox is not None
-        self._sandbox.deliver(invocation, deadline_ms)
-
-    @property
-    def grace(self) -> float:
-        return 0.0 if self._sandbox is None else self._sandbox.grace
-
-    def shutdown(self, reason: str, deadline_ms: int) -> None:
-        assert self._sandbox is not None
-        self._sandbox.shut_down(reason)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class FakeDriver:
@@ -462,11 +444,3 @@ async def settle() -> None:
     """Let everything happen that needs no time."""
     for _ in range(20):
         await asyncio.sleep(0)
-
-
-@contextlib.contextmanager
-def fake_runtime_api() -> Iterator[pytest.MonkeyPatch]:
-    """Environments talk to fake sandboxes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(environment_module, "RuntimeApi", FakeRuntimeApi)
-        yield patch
