@@ -64,6 +64,7 @@ def handler(event, context):
         stream([b"half"], trailers + b"Lambda-Runtime-Function-Error-Body: " + body + b"\\r\\n")
     elif event.get("leave"):
         stream([b"half"], end=False)
+        time.sleep(0.3)  # else the runtime's own answer may be read first
     elif event.get("hang"):
         stream(pieces(100, 1, 0.2))
     elif event.get("exit"):
