@@ -59,7 +59,7 @@ class RandomDriver(FakeDriver):
         self._history.note("the spawner dies")
         self._down_until = self._loop.time() + _OUTAGE_SECONDS
         for sandbox in self.live:
-            sandbox.die(KILLED)
+            self._end(sandbox, KILLED)
 
     def _check_start(self, spec: SandboxSpec) -> None:
         deployment, now = str(spec.code), self._loop.time()
@@ -88,6 +88,8 @@ class RandomDriver(FakeDriver):
         sandbox.serving.add_done_callback(lambda _: self._initialise(sandbox))
         if self._random.random() < 0.3:
             self._later(self._random.uniform(0, 10), self._die, sandbox)
+        if self._random.random() < 0.2:
+            self._later(self._random.uniform(0, 2), self._reconnect, sandbox)
         if sandbox.grace and self._random.random() < 0.2:
             self._later(self._random.uniform(0, 10), self._crash_extension, sandbox)
         self._note(sandbox, "is made")
@@ -95,7 +97,20 @@ class RandomDriver(FakeDriver):
     def _die(self, sandbox: FakeSandbox) -> None:
         if sandbox.alive:
             self._note(sandbox, "dies")
-            sandbox.die(self._random.choice(_EXITS))
+            self._end(sandbox, self._random.choice(_EXITS))
+
+    def _end(self, sandbox: FakeSandbox, how: Exit) -> None:
+        """Its connections are seen to close before all of it is gone."""
+        sandbox.die(how)
+        if sandbox.serving.done():
+            self._later(self._random.choice((0.0, 0.001)), sandbox.hang_up)
+
+    def _reconnect(self, sandbox: FakeSandbox) -> None:
+        """The runtime hangs up while it waits for an event, and asks again."""
+        if sandbox.alive and sandbox.invocations_begun and sandbox.current is None and not sandbox.frozen:
+            self._note(sandbox, "hangs up")
+            sandbox.hang_up()
+            self._later(self._random.choice((0.0, 0.02, 0.2)), self._poll, sandbox)
 
     def _crash_extension(self, sandbox: FakeSandbox) -> None:
         if not sandbox.alive or not sandbox.serving.done():
@@ -170,7 +185,7 @@ class RandomDriver(FakeDriver):
 
     def _poll(self, sandbox: FakeSandbox) -> None:
         """A runtime polls once it has answered, and the Runtime API refuses it before."""
-        if sandbox.current is None:
+        if sandbox.current is None and not sandbox.frozen:  # it may have polled before, and been frozen since
             sandbox.poll()
 
     def _later(self, delay: float, what: Callable[..., object], *arguments: object) -> None:

@@ -51,7 +51,7 @@ def new_invocation(function: FunctionVersion, tenant: str | None, number: int = 
     return Invocation(request_id, function, b"{}", str(function.arn), tenant=tenant, **changes)
 
 
-_living: set[FakeSandbox] = set()  # whose pipes are open
+LIVING: set[FakeSandbox] = set()  # whose pipes are open
 
 
 class FakeSandbox:
@@ -110,7 +110,7 @@ class FakeSandbox:
         self._runtime: Listener | None = None
         self._exit: asyncio.Future[Exit] = self._loop.create_future()
         self._pipe = os.fstat(self.log).st_ino
-        _living.add(self)
+        LIVING.add(self)
 
     @property
     def deployment(self) -> str:
@@ -122,7 +122,7 @@ class FakeSandbox:
     async def wait(self) -> Exit:
         how = await self._exit
         self.gone = True
-        _living.discard(self)  # who waits closes its log
+        LIVING.discard(self)  # who waits closes its log
         return how
 
     def kill(self) -> None:

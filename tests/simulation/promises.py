@@ -13,7 +13,7 @@ from insula.dispatch.tenancy import Tenancy
 from tests.simulation.fakes import FakeSandbox, Rig
 from tests.simulation.history import History, Scale, expect
 
-_COOLING = 3 * FREEZE_SECONDS  # what was promised to a caller that left is put down, and begins to cool, once more
+_COOLING = 2 * FREEZE_SECONDS + 0.002  # twice: one that is given away and comes back unused is timed once more
 _SLACK = 1.2  # seconds: the dispatcher looks after what is old once a second
 
 
@@ -32,6 +32,7 @@ class Promises:
         self._scale = scale
         self._loop = asyncio.get_running_loop()
         self._before = Counter[object]()
+        self._shelved: dict[Environment, float] = {}  # since when
         self._promised: dict[Environment, float] = {}  # since when; it is kept before time goes on
         self._taken: deque[tuple[float, int]] = deque([(0.0, 0)])
 
@@ -81,6 +82,7 @@ class Promises:
         dispatcher, now = self._rig.dispatcher, self._loop.time()
         alive = dispatcher.made - dispatcher.ended
         expect(alive == len(environments), "L3, made = ended + alive", alive, len(environments))
+        self._shelved = {e: since for e, since in self._shelved.items() if e in dispatcher.idle}
         for environment in environments:
             sandbox = _sandbox(environment)
             expect(environment.bound or not sandbox.served, "T3, an unbound environment has run nothing", environment)
@@ -96,7 +98,8 @@ class Promises:
     def _check_age(self, environment: Environment, sandbox: FakeSandbox) -> None:
         dispatcher, now = self._rig.dispatcher, self._loop.time()
         if environment in dispatcher.idle:
-            idle = now - environment.idle_since
+            # A spare that was bound to a caller who left was idle before, too, but for no tenant.
+            idle = now - max(environment.idle_since, self._shelved.setdefault(environment, now))
             expect(idle < dispatcher._policy.idle_seconds + _SLACK, "what is idle too long ends", sandbox.number, idle)
         rested = min(now - environment.born - dispatcher.max_age, now - environment.idle_since)
         expect(rested < _SLACK, "what is too old ends", sandbox.number, rested)

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tests.simulation.world import live
 
 _CHUNK = 10
+_TOLD = 20  # failures; the others are counted
 
 
 def search(seeds: range) -> bool:
@@ -22,7 +23,8 @@ def search(seeds: range) -> bool:
         for seed, found in workers.map(_try, seeds, chunksize=_CHUNK):
             if isinstance(found, str):
                 failed += 1
-                print(f"seed {seed}: {found}\n  python -m tests.simulation --seed {seed} --trace", flush=True)
+                if failed <= _TOLD:
+                    print(f"seed {seed}: {found}\n  python -m tests.simulation --seed {seed} --trace", flush=True)
             else:
                 outcomes += found
     print(f"{len(seeds)} worlds in {time.monotonic() - begun:.0f} s, {failed} failed: {_told(outcomes)}")

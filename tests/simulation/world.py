@@ -20,10 +20,11 @@ from insula.model.invocation import Invocation, InvocationResult
 from insula.model.settings import FunctionSettings
 from insula.model.share import Shares, TenantLimits
 from tests.simulation.driver import RandomDriver
-from tests.simulation.fakes import FakeSandbox, Rig, deployed_name, fake_runtime_api, new_function, new_invocation
+from tests.simulation.fakes import FakeSandbox, Rig, deployed_name, new_function, new_invocation
 from tests.simulation.history import History, Scale, expect
 from tests.simulation.loop import VirtualLoop, run
 from tests.simulation.promises import Promises
+from tests.simulation.runtime_api import fake_runtime_api
 
 _ACCOUNT = "111111111111"
 _TENANTS = ("red", "blue", "Blue", "green", "white", "black", "grey", "pink")
@@ -109,6 +110,7 @@ class World:
         for name in ("f", "g"):
             self._set(name)
         self._callers: list[asyncio.Task[None]] = []
+        self._leaving: list[asyncio.Task[None]] = []
         self.outcomes = Counter[str]()
 
     async def run(self) -> None:
@@ -118,7 +120,7 @@ class World:
             BrokenPromiseError: an invariant does not hold.
         """
         background = asyncio.create_task(self._rig.dispatcher.run())
-        self._loop.on_turn = self._promises.check
+        self._loop.on_turn = self._after_turn
         end = self._loop.time() + _SECONDS
         closes = self._loop.time() + self._random.uniform(0, 4 * _SECONDS)
         while self._loop.time() < min(end, closes):
@@ -150,6 +152,9 @@ class World:
 
     async def _close(self) -> None:
         """The server stops in the middle of everything."""
+        for _ in range(5):
+            self._arrive()
+            await asyncio.sleep(self._random.choice((0.0, 0.001)))
         self._history.note("the server stops")
         closing = asyncio.create_task(self._rig.dispatcher.close(grace=self._random.choice((0.0, 0.1, 5.0))))
         self._driver.closing = True
@@ -172,6 +177,15 @@ class World:
                 return
             await asyncio.sleep(0.5)
         expect(False, "what is provisioned is there one day", status)
+
+    def _after_turn(self) -> None:
+        self._promises.check()
+        for task in list(self._leaving):
+            awaited = task._fut_waiter  # type: ignore[attr-defined]
+            if awaited is not None and awaited.done():  # and the caller goes away just before it is told
+                task.cancel()
+            if task.done() or task.cancelling():
+                self._leaving.remove(task)
 
     def _wall(self) -> float:
         return self._rig.wall()
@@ -262,8 +276,10 @@ class World:
         chance = self._random.random()
         if chance < 0.1:
             self._loop.call_later(self._random.choice((0.0, 0.01, 0.1, 1.0)), task.cancel)
-        elif chance < 0.2:
+        elif chance < 0.15:
             self._cancel_in(self._random.randrange(12), task)
+        elif chance < 0.2:
+            self._leaving.append(task)
 
     def _cancel_in(self, turns: int, task: asyncio.Task[None]) -> None:
         """The caller goes away after so many turns of the loop, in which no time needs to pass."""

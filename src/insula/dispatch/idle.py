@@ -24,7 +24,7 @@ class Shelf:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # Each in the order in which they were put; all of ``_frozen`` came before all of ``_warm``.
+        # Each in the order in which they were put, and ``_frozen`` longer ago than ``_warm``.
         self._warm: OrderedDict[Environment, None] = OrderedDict()
         self._frozen: OrderedDict[Environment, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -41,7 +41,11 @@ class Shelf:
         yield from list(self._warm)
 
     def put(self, environment: Environment) -> None:
-        """Keep one that has just become idle."""
+        """Keep one that is idle; one that was so before, and was meanwhile not used, is frozen at once."""
+        if self._clock() - environment.idle_since > FREEZE_SECONDS:
+            self._frozen[environment] = None
+            environment.freeze()
+            return
         self._warm[environment] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FREEZE_SECONDS, self._freeze)

@@ -147,6 +147,7 @@ class Pool:
         for tenancy in self._tenants.values():  # first, so that nothing is started for them
             while tenancy.waiters:
                 tenancy.fail_first(ServiceUnavailableException("The server is stopping. Try again."))
+        await asyncio.sleep(0)  # a task that is cancelled before it began gives back nothing
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

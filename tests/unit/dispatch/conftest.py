@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.fakes import fake_runtime_api
+from tests.simulation.runtime_api import fake_runtime_api
 
 
 @pytest.fixture(autouse=True)

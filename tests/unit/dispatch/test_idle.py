@@ -119,6 +119,22 @@ def test_what_was_put_after_all_were_taken_is_frozen_in_its_own_time() -> None:
     run(main())
 
 
+def test_what_was_given_away_and_not_used_gets_no_other_moment() -> None:
+    """Else a runtime that hangs up and polls again, or callers that leave, would keep it going."""
+
+    async def main() -> None:
+        shelf = new_shelf()
+        environment = put(shelf)
+        await asyncio.sleep(FREEZE_SECONDS * 0.9)
+        shelf.take(environment)
+        await asyncio.sleep(FREEZE_SECONDS * 0.2)
+        shelf.put(environment)
+        assert frozen_at(environment) == [asyncio.get_running_loop().time()]
+        assert environment in shelf
+
+    run(main())
+
+
 def test_a_closed_shelf_freezes_nothing() -> None:
     async def main() -> None:
         shelf = new_shelf()

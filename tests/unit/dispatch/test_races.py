@@ -10,7 +10,7 @@ import pytest
 from insula.dispatch import quotas as quotas_module
 from insula.dispatch.environment import State
 from insula.dispatch.provision import Provisioned
-from insula.model.errors import TooManyRequestsException
+from insula.model.errors import ServiceUnavailableException, TooManyRequestsException
 from insula.model.function import FunctionVersion
 from insula.sandbox.driver import SandboxError
 from tests.simulation.fakes import KILLED, FakeSandbox, Rig, new_function, settle
@@ -318,6 +318,20 @@ def test_an_invocation_is_not_given_to_an_environment_that_was_killed_while_it_s
         await settle()
         own.answer()
         assert (await task).error is None
+
+    run(main())
+
+
+def test_a_start_that_did_not_begin_before_the_server_stops_is_given_back() -> None:
+    async def main() -> None:
+        rig = Rig()
+        task = rig.invoke(FUNCTION, "blue")
+        await asyncio.sleep(0)  # the invocation has asked for an environment, and nothing more
+        (pool,) = rig.dispatcher._pools.values()
+        await pool.close()
+        with pytest.raises(ServiceUnavailableException):
+            await task
+        assert (rig.rooms, rig.quotas.running) == (0, 0)
 
     run(main())
 
