@@ -29,9 +29,12 @@ def groups(server: Server) -> set[Path]:
     """Cgroup folders of everything that the server started."""
     found: set[Path] = set()
     for name in _memberships(server):
-        found.update(_CGROUPS.glob(f"*/{name}"))
-        found.update(_CGROUPS.glob(name))
+        found.update(path for path in (_CGROUPS / name, *(h / name for h in _hierarchies())) if path.exists())
     return found
+
+
+def _hierarchies() -> list[Path]:
+    return [path for path in _CGROUPS.iterdir() if path.is_dir()]
 
 
 def roots(server: Server) -> set[str]:

@@ -104,7 +104,7 @@ class Changes:
         self._ledger.note("change of an alias")
 
     def _wait(self, waiter: str, kind: Kind) -> None:
-        self._client.get_waiter(waiter).wait(FunctionName=kind.name, WaiterConfig={"Delay": 0})
+        self._client.get_waiter(waiter).wait(FunctionName=kind.name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 600})
         self._ledger.generations[kind.name] = self._newest[kind.name]
 
 

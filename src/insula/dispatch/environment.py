@@ -152,6 +152,7 @@ class Environment:
         self._run: _Run | None = None
         self._unrecorded: Outcome | None = None
         self._killed = False
+        self._hung_up = False
         self._init_error: RuntimeFailure | None = None
         self._failure: Failure | None = None
         self._timer = self._loop.call_later(start.limit, self._on_init_timeout)  # until the next poll
@@ -285,7 +286,9 @@ class Environment:
             return
         self._timer.cancel()
         self.state = State.IDLE
-        self.idle_since = self._clock()
+        if not self._hung_up:  # else it has done nothing since: it is to be frozen, and to end, as if it had waited
+            self.idle_since = self._clock()
+        self._hung_up = False
         self.owner.on_idle(self)
 
     def on_hangup(self) -> None:
@@ -296,6 +299,7 @@ class Environment:
             self.kill()
             return
         self._timer = self._loop.call_later(self.function.timeout, self._on_timeout)
+        self._hung_up = True
         self._leave_service(State.FINISHING)
 
     def on_response(self, request_id: str, payload: bytes) -> None:  # noqa: ARG002

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+
+# Source: https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html (``TenantId``)
+_TENANT = re.compile(r"[a-zA-Z0-9._:/=+\-@ ]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,11 @@ def read_shares(document: Mapping[str, object]) -> Shares:
     named = document.get("tenants", {})
     if not isinstance(named, Mapping):
         raise ValueError("'tenants' must hold tables: [tenants.\"ID\"]")  # noqa: TRY004 - it is a document's value
+    for name in named:
+        if not _TENANT.fullmatch(str(name)):
+            raise ValueError(
+                f"{name!r} is no tenant id: 1 to 256 letters, digits, spaces and . _ : / = + - @ are expected"
+            )
     return Shares(default, {str(name): _read(given, f"tenants.{name}", default) for name, given in named.items()})
 
 

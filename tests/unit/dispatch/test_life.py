@@ -579,3 +579,20 @@ def test_a_runtime_that_hangs_up_and_asks_again_is_used_again() -> None:
         assert not sandbox.alive  # it never asked again
 
     run(main())
+
+
+def test_a_runtime_that_hangs_up_and_asks_again_does_not_stay_awake_or_for_ever() -> None:
+    async def main() -> None:
+        rig = Rig(idle_seconds=5)
+        background = asyncio.create_task(rig.dispatcher.run())
+        sandbox = await serve(rig, "blue")
+        for _ in range(3):
+            sandbox.hang_up()
+            sandbox.poll()
+            await asyncio.sleep(FREEZE_SECONDS * 0.4)
+        assert sandbox.frozen
+        await asyncio.sleep(7)
+        assert not sandbox.alive
+        background.cancel()
+
+    run(main())

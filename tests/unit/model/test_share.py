@@ -54,3 +54,9 @@ def test_what_is_no_limit_is_refused_by_name(document: dict[str, Any], words: li
     with pytest.raises(ValueError) as refused:
         read_shares(document)
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize("name", ["", "a,b", "ü", "x" * 257])
+def test_limits_of_what_is_no_tenant_id_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is no tenant id"):
+        read_shares({"tenants": {name: {"concurrency": 1}}})
